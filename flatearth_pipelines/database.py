@@ -1,0 +1,86 @@
+"""How to reach Postgres: the embedded server or the one that the environment names, at the right schema."""
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from flatearth_pipelines import schema
+from flatearth_pipelines.embedded import EmbeddedServer
+from flatearth_pipelines.errors import DatabaseUnavailable
+from flatearth_pipelines.settings import Settings
+
+_SESSION = "-c timezone=UTC -c client_connection_check_interval=5s"
+"""A client that is gone has its statement cancelled within 5 s, and its locks released."""
+
+
+def embedded_server(settings: Settings) -> EmbeddedServer:
+    """The server of `FLATEARTH_HOME`, running or not."""
+    return EmbeddedServer(settings.home, settings.postgres_programs)
+
+
+def connection_string(settings: Settings) -> str:
+    """Of the database, for libpq. Starts the embedded server where that is the database and it does not run."""
+    if settings.database is not None:
+        return settings.database
+    server = embedded_server(settings)
+    server.start()
+    return server.connection_string()
+
+
+def connect(conninfo: str, application: str) -> psycopg.Connection:
+    """A connection in UTC whose statements end with it; `application` is its name in `pg_stat_activity`.
+
+    Raises:
+        DatabaseUnavailable: in one line, without the password.
+    """
+    options = " ".join(filter(None, [str(conninfo_to_dict(conninfo).get("options") or ""), _SESSION]))
+    try:
+        return psycopg.connect(make_conninfo(conninfo, options=options, application_name=application))
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"Postgres cannot be reached: {_one_line(error)}") from None
+
+
+def engine(conninfo: str, application: str) -> sa.Engine:
+    """A SQLAlchemy engine over `connect`; two connections at most, checked before use."""
+    return sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: connect(conninfo, application),
+        pool_size=1,
+        max_overflow=1,
+        pool_pre_ping=True,
+    )
+
+
+def prepare(settings: Settings) -> str:
+    """The connection string of a database at this code's schema. The embedded one is migrated on the way.
+
+    Raises:
+        DatabaseUnavailable: it is not there.
+        WrongSchema: somebody's own database is not migrated; that is theirs to do.
+    """
+    conninfo = connection_string(settings)
+    with contextlib.closing(connect(conninfo, "flatearth prepare")) as connection:
+        if settings.database is None and schema.pending(connection):
+            from flatearth_pipelines import migrate  # noqa: PLC0415 - yoyo costs every other process 13 MB
+
+            migrate.migrate(connection)
+        schema.verify(connection)
+    return conninfo
+
+
+@contextlib.contextmanager
+def transaction(settings: Settings, application: str) -> Iterator[sa.Connection]:
+    """One transaction on a prepared database: committed at the end, rolled back by an error."""
+    pool = engine(prepare(settings), application)
+    try:
+        with pool.begin() as connection:
+            yield connection
+    finally:
+        pool.dispose()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,116 @@
+"""From the cards that are due to the cards that are postponed: read, decide, write batch by batch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+from sqlalchemy import Connection
+
+from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy.staleness import CARDS, actors, attributed, cutoffs, effective_periods, stale_cards
+
+BATCH_SIZE = 5_000
+"""Cards in one transaction. People who touch such a card wait for it: 0.2 s at most where this was measured."""
+
+_FIRST_BOARDS = 2_500
+_CARDS_A_READ = 50_000
+"""Boards in the first read, and what the later ones aim at: a read holds each of its cards several times over."""
+
+_HELD_CARDS = 1_000_000
+"""Due cards, of 32 bytes each, after which a run writes before it reads on: what bounds its memory."""
+
+BY_BOARD = pl.Schema({"board_id": pl.Int64(), "postponed": pl.Int64()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did, in numbers of cards; a dry run has the same numbers, with nothing changed meanwhile."""
+
+    boards: int
+    """Boards whose cards were looked at."""
+    scanned: int
+    """Cards that the index handed over as candidates."""
+    due: int
+    postponed: int
+    changed_meanwhile: int
+    """Due when they were read, and left alone because somebody touched them, or was about to."""
+    unattributed: int
+    """Postponed without an event, because their account has neither a system user nor an active owner."""
+    by_board: pl.DataFrame
+    """`BY_BOARD`, most postponed first."""
+
+
+def postpone_backlog(
+    connection: Connection,
+    as_of: datetime,
+    *,
+    shard: storage.Shard = storage.EVERY_ACCOUNT,
+    batch_size: int = BATCH_SIZE,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda postponed, due: None,
+) -> Outcome:
+    """Postpone every card that is due as of `as_of`, in transactions of `batch_size` cards.
+
+    Interrupted at any point it leaves whole batches; the next call finds the rest. Calls `progress` after each batch
+    with the cards postponed and due so far.
+    """
+    with connection.begin():
+        boards = storage.read_boards(connection, shard)
+        periods = storage.read_periods(connection, shard)
+    limits = cutoffs(effective_periods(boards.lazy(), periods.lazy()), as_of).collect()
+
+    scanned = due = postponed = events = 0
+    by_board = [pl.DataFrame(schema=BY_BOARD)]
+    for candidates in _candidates(connection, limits):
+        scanned += candidates.height
+        cards = _decided(connection, candidates, limits)
+        due += cards.height
+        for batch in cards.iter_slices(batch_size):
+            done = _would_postpone(batch) if dry_run else storage.postpone(connection, batch, as_of)
+            postponed += len(done.card_ids)
+            events += done.events
+            changed = (
+                batch
+                if len(done.card_ids) == batch.height
+                else batch.filter(pl.col("card_id").is_in(done.card_ids.implode()))
+            )
+            by_board.append(changed.group_by("board_id").agg(postponed=pl.len().cast(pl.Int64())))
+            progress(postponed, due)
+    return Outcome(
+        boards=boards.height,
+        scanned=scanned,
+        due=due,
+        postponed=postponed,
+        changed_meanwhile=due - postponed,
+        unattributed=postponed - events,
+        by_board=pl.concat(by_board).group_by("board_id").sum().sort("postponed", "board_id", descending=[True, False]),
+    )
+
+
+def _candidates(connection: Connection, limits: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The `CARDS` before their board's cut-off, by the boards' order, at most about `_HELD_CARDS` at a time."""
+    held: list[pl.DataFrame] = []
+    at, boards = 0, _FIRST_BOARDS
+    while at < limits.height:
+        with connection.begin():
+            cards = storage.read_stale_cards(connection, limits.slice(at, boards))
+        at += boards
+        boards = min(8 * boards, max(1, boards * _CARDS_A_READ // max(cards.height, 1)))
+        held.append(cards)
+        if sum(frame.height for frame in held) >= _HELD_CARDS:
+            yield pl.concat(held)
+            held.clear()
+    yield pl.concat([pl.DataFrame(schema=CARDS), *held])
+
+
+def _decided(connection: Connection, candidates: pl.DataFrame, limits: pl.DataFrame) -> pl.DataFrame:
+    """The candidates that are stale, with their actor, in order of id."""
+    stale = stale_cards(candidates.lazy(), limits.lazy()).collect()
+    with connection.begin():
+        people = storage.read_people(connection, stale["account_id"].unique())
+    return attributed(stale.lazy(), actors(people.lazy())).collect()
+
+
+def _would_postpone(batch: pl.DataFrame) -> storage.Postponed:
+    return storage.Postponed(batch["card_id"], batch.height - batch["actor_id"].null_count())

@@ -1,0 +1,173 @@
+"""The job that postpones stale cards, whole or by shard of accounts, and its hourly schedule."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+from sqlalchemy import Connection
+
+from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy.backlog import BATCH_SIZE, Outcome, postpone_backlog
+from flatearth_pipelines.errors import WrongUsage
+from flatearth_pipelines.resources import Clock, Postgres, clear_failure
+
+LARGEST_BATCH = 100_000
+
+_TOP_BOARDS = 20
+_SECONDS_BETWEEN_LOGS = 10
+
+SHARDS = dg.StaticPartitionsDefinition([f"accounts {remainder} of 4" for remainder in range(4)])
+"""By account id modulo four: a backfill of all of them is one `auto_postpone`, in as many processes as may run."""
+
+auto_postponed_cards = dg.AssetSpec(
+    "auto_postponed_cards",
+    group_name="entropy",
+    description="Cards that auto_postpone moved to Not now; its Plots show their number over the runs.",
+    kinds={"postgres"},
+)
+
+
+class PostponeStaleCardsConfig(dg.Config):
+    """What a run may be told; every default is the ordinary run."""
+
+    as_of: str | None = Field(
+        default=None,
+        description="The instant to judge by, in ISO 8601 with an offset (2026-11-22T09:00:00+00:00). Default: now.",
+    )
+    dry_run: bool = Field(default=False, description="Report the same numbers and write nothing.")
+    batch_size: int = Field(
+        default=BATCH_SIZE, description=f"Cards in one transaction, 1 to {LARGEST_BATCH:,}: people wait for it at most."
+    )
+
+
+@dg.op
+def postpone_stale_cards(
+    context: dg.OpExecutionContext, config: PostponeStaleCardsConfig, postgres: Postgres, clock: Clock
+) -> None:
+    """Move every card that was idle for longer than its board allows to "Not now", with an event."""
+    shard = _shard(context)
+    lock = f"flatearth.auto_postpone {shard.remainder} of {shard.of}"
+    with clear_failure(), postgres.alone(context, lock) as session:
+        if isinstance(session, str):
+            context.log.info(f"Nothing done: the same work is being done by {session}")
+            context.add_output_metadata({"skipped": True, "held_by": session, "postponed": 0})
+            return
+        _check(config)
+        as_of = clock.as_of(session, config.as_of)
+        outcome = postpone_backlog(
+            session,
+            as_of,
+            shard=shard,
+            batch_size=config.batch_size,
+            dry_run=config.dry_run,
+            progress=_log_now_and_then(context),
+        )
+        names = storage.read_board_names(session, outcome.by_board["board_id"].head(_TOP_BOARDS))
+    _report(context, config, as_of, outcome, names)
+
+
+def _shard(context: dg.OpExecutionContext) -> storage.Shard:
+    if not context.has_partition_key:
+        return storage.EVERY_ACCOUNT
+    shards = SHARDS.get_partition_keys()
+    return storage.Shard(remainder=shards.index(context.partition_key), of=len(shards))
+
+
+def _check(config: PostponeStaleCardsConfig) -> None:
+    if not 1 <= config.batch_size <= LARGEST_BATCH:
+        raise WrongUsage(f"batch_size is {config.batch_size}: it takes 1 to {LARGEST_BATCH:,}")
+
+
+def _log_now_and_then(context: dg.OpExecutionContext) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def log(postponed: int, due: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
+            last = time.monotonic()
+            context.log.info(f"{postponed:,} of {due:,} due cards postponed so far")
+
+    return log
+
+
+def _report(
+    context: dg.OpExecutionContext,
+    config: PostponeStaleCardsConfig,
+    as_of: datetime,
+    outcome: Outcome,
+    names: pl.DataFrame,
+) -> None:
+    counts = {
+        "boards": outcome.boards,
+        "scanned": outcome.scanned,
+        "due": outcome.due,
+        "postponed": outcome.postponed,
+        "changed_meanwhile": outcome.changed_meanwhile,
+        "unattributed": outcome.unattributed,
+    }
+    context.log.info(_sentence(outcome, dry_run=config.dry_run))
+    context.add_output_metadata(
+        {
+            **counts,
+            "as_of": as_of.isoformat(),
+            "dry_run": config.dry_run,
+            "boards_with_most_postponed": _table(outcome, names),
+        }
+    )
+    if not config.dry_run:
+        context.log_event(dg.AssetMaterialization(auto_postponed_cards.key, metadata=counts))
+
+
+def _sentence(outcome: Outcome, *, dry_run: bool) -> str:
+    if outcome.due == 0:
+        return f"Nothing to do: no card is due on {outcome.boards:,} boards"
+    done = "would be postponed" if dry_run else "postponed"
+    return (
+        f"{outcome.postponed:,} of {outcome.due:,} due cards {done}; {outcome.changed_meanwhile:,} changed meanwhile,"
+        f" {outcome.unattributed:,} unattributed"
+    )
+
+
+def _table(outcome: Outcome, names: pl.DataFrame) -> dg.TableMetadataValue:
+    top = outcome.by_board.head(_TOP_BOARDS).join(names, on="board_id", how="left", maintain_order="left")
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"board": row["board_id"], "name": row["name"] or "", "postponed": row["postponed"]})
+            for row in top.iter_rows(named=True)
+        ],
+        schema=dg.TableSchema(
+            [dg.TableColumn("board", "int"), dg.TableColumn("name", "string"), dg.TableColumn("postponed", "int")]
+        ),
+    )
+
+
+@dg.job(tags={"feature": "entropy", ".dagster/repository": "__repository__@flatearth"})
+def auto_postpone() -> None:
+    """Postpone every card that has gone stale."""
+    postpone_stale_cards()
+
+
+@dg.job(
+    partitions_def=SHARDS,
+    tags={"feature": "entropy", ".dagster/repository": "__repository__@flatearth"},
+)
+def auto_postpone_by_shard() -> None:
+    """Postpone the stale cards of a quarter of the accounts; backfill all four when one process is too slow."""
+    postpone_stale_cards()
+
+
+auto_postpone_hourly = dg.ScheduleDefinition(
+    name="auto_postpone_hourly",
+    job=auto_postpone,
+    cron_schedule="0 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Postpone stale cards at every full hour.",
+)
+
+defs = dg.Definitions(
+    assets=[auto_postponed_cards], jobs=[auto_postpone, auto_postpone_by_shard], schedules=[auto_postpone_hourly]
+)

@@ -1,0 +1,91 @@
+"""What an op may ask for. Only this module and the `definitions.py` files know Dagster."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+
+import dagster as dg
+import psycopg
+import sqlalchemy as sa
+
+from flatearth_pipelines import database
+from flatearth_pipelines.errors import DatabaseUnavailable, FlatEarthError
+from flatearth_pipelines.instants import instant
+from flatearth_pipelines.settings import Settings
+
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+
+_HOLDER = sa.text("""
+SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(:name, 0)
+""")
+
+
+class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic for Dagster's own use
+    """The database that the environment names, or the embedded one; started and migrated where that is ours to do."""
+
+    @contextlib.contextmanager
+    def connection(self, context: dg.OpExecutionContext) -> Iterator[sa.Connection]:
+        """A session of this run, named after it in `pg_stat_activity`.
+
+        When the run is cancelled, so is the statement at work in Postgres, which would otherwise go on.
+        """
+        application = f"flatearth {context.job_name} {context.run_id[:8]}"
+        pool = database.engine(database.prepare(Settings.from_environment()), application)
+        try:
+            with pool.connect() as connection:
+                try:
+                    yield connection
+                except BaseException:
+                    _cancel_statement(connection)
+                    raise
+        finally:
+            pool.dispose()
+
+    @contextlib.contextmanager
+    def alone(self, context: dg.OpExecutionContext, name: str) -> Iterator[sa.Connection | str]:
+        """A session that holds the lock of that name, or else who holds it, in words.
+
+        The lock is the session's: a run that dies lets go of it at once, and it binds runs from the command line too.
+        """
+        with self.connection(context) as connection:
+            with connection.begin():
+                free = connection.execute(_TRY_LOCK, {"name": name}).scalar_one()
+                holder = None if free else connection.execute(_HOLDER, {"name": name}).scalar()
+            yield connection if free else holder or "another run, which has just ended"
+
+
+class Clock(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic for Dagster's own use
+    """The one instant of a run."""
+
+    def as_of(self, connection: sa.Connection, text: str | None) -> datetime:
+        """The instant in a run's config, or the database's now: the clocks of other machines do not count."""
+        if text is not None:
+            return instant(text)
+        with connection.begin():
+            now: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
+            return now
+
+
+@contextlib.contextmanager
+def clear_failure() -> Iterator[None]:
+    """Turn what a person has to mend into a run failure of one line, which is not retried."""
+    try:
+        yield
+    except FlatEarthError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    except psycopg.OperationalError as error:
+        lost = DatabaseUnavailable(f"Postgres broke off: {' '.join(str(error).split())}. The next run does the rest")
+        raise dg.Failure(str(lost), allow_retries=False) from None
+    except sa.exc.DBAPIError as error:
+        raise dg.Failure(f"Postgres refused: {' '.join(str(error.orig).split())}", allow_retries=False) from None
+
+
+def _cancel_statement(connection: sa.Connection) -> None:
+    driver = connection.connection.driver_connection
+    if isinstance(driver, psycopg.Connection) and driver.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+        with contextlib.suppress(psycopg.Error):
+            driver.cancel_safe(timeout=5)

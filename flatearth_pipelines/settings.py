@@ -1,0 +1,70 @@
+"""Every environment variable, and what stands for it when it is unset."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from psycopg import conninfo
+from psycopg import Error as PsycopgError
+
+from flatearth_pipelines.errors import WrongSetting
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says; `from_environment` reads it, nothing else does."""
+
+    home: Path
+    """`FLATEARTH_HOME`: the embedded server, exports and logs. Unset: `.flatearth/` in the project."""
+
+    database: str | None
+    """`FLATEARTH_DATABASE_URL` as a libpq connection string. None (unset): the embedded server."""
+
+    postgres_programs: Path | None
+    """`FLATEARTH_PG_BIN`: a directory with `initdb` and `pg_ctl`. None (unset): those of the embedded server."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the variables; an empty one counts as unset.
+
+        Raises:
+            WrongSetting: naming the variable and what it takes, never its value.
+        """
+        home = environment.get("FLATEARTH_HOME")
+        database = environment.get("FLATEARTH_DATABASE_URL")
+        programs = environment.get("FLATEARTH_PG_BIN")
+        return cls(
+            home=Path(home).expanduser().absolute() if home else project() / ".flatearth",
+            database=_connection_string(database) if database else None,
+            postgres_programs=_program_directory(programs) if programs else None,
+        )
+
+
+def project() -> Path:
+    """The checkout this package runs from; for an installed wheel, the current directory."""
+    return _CHECKOUT if (_CHECKOUT / "dagster.yaml").is_file() else Path.cwd()
+
+
+def _connection_string(url: str) -> str:
+    """The URL as libpq takes it: SQLAlchemy's `postgresql+driver://` loses its driver."""
+    scheme, separator, rest = url.partition("://")
+    libpq = f"{scheme.partition('+')[0]}{separator}{rest}"
+    try:
+        if not libpq.startswith(("postgresql://", "postgres://")):
+            raise WrongSetting
+        return conninfo.make_conninfo(libpq)
+    except (WrongSetting, PsycopgError, ValueError):
+        raise WrongSetting(
+            "FLATEARTH_DATABASE_URL is not a Postgres URL: it takes postgresql://user:password@host:port/database"
+        ) from None
+
+
+def _program_directory(value: str) -> Path:
+    directory = Path(value).expanduser().absolute()
+    if not (directory / "pg_ctl").is_file():
+        raise WrongSetting("FLATEARTH_PG_BIN has no pg_ctl: it takes the directory of Postgres's server programs")
+    return directory

@@ -1,0 +1,189 @@
+"""The application's tables as SQLAlchemy Core; a test holds them equal to the migrated database."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "flatearth"
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True)
+
+
+def _key(name: str, *, nullable: bool = False, primary: bool = False) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=nullable, primary_key=primary)
+
+
+def _text(name: str, *, nullable: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=nullable)
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False)
+
+
+def _at(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
+
+
+def _table(name: str, *columns: sa.Column[Any]) -> sa.Table:
+    return sa.Table(name, metadata, *columns)
+
+
+accounts = _table("accounts", _id(), _text("name"), _at("cancelled_at", nullable=True), _at("created_at"))
+
+users = _table(
+    "users",
+    _id(),
+    _key("account_id"),
+    _text("name"),
+    _text("email", nullable=True),
+    _text("role"),
+    _flag("active"),
+    _at("verified_at", nullable=True),
+    _text("time_zone"),
+    _at("created_at"),
+)
+
+boards = _table(
+    "boards",
+    _id(),
+    _key("account_id"),
+    _key("creator_id", nullable=True),
+    _text("name"),
+    _flag("all_access"),
+    _at("created_at"),
+)
+
+accesses = _table("accesses", _id(), _key("account_id"), _key("board_id"), _key("user_id"), _text("involvement"))
+
+columns = _table(
+    "columns",
+    _id(),
+    _key("account_id"),
+    _key("board_id"),
+    _text("name"),
+    sa.Column("position", sa.Integer, nullable=False),
+)
+
+cards = _table(
+    "cards",
+    _id(),
+    _key("account_id"),
+    _key("board_id"),
+    _key("column_id", nullable=True),
+    _key("creator_id", nullable=True),
+    _key("number", nullable=True),
+    _text("title"),
+    _text("status"),
+    _at("closed_at", nullable=True),
+    _at("postponed_at", nullable=True),
+    _at("activity_spike_at", nullable=True),
+    _at("last_active_at"),
+    _at("created_at"),
+)
+
+assignments = _table(
+    "assignments", _key("account_id"), _key("card_id", primary=True), _key("user_id", primary=True), _at("created_at")
+)
+
+watches = _table(
+    "watches",
+    _key("account_id"),
+    _key("card_id", primary=True),
+    _key("user_id", primary=True),
+    _flag("watching"),
+    _at("created_at"),
+)
+
+pins = _table(
+    "pins", _key("account_id"), _key("card_id", primary=True), _key("user_id", primary=True), _at("created_at")
+)
+
+comments = _table(
+    "comments",
+    _id(),
+    _key("account_id"),
+    _key("card_id"),
+    _key("creator_id", nullable=True),
+    _text("body"),
+    _at("created_at"),
+)
+
+mentions = _table(
+    "mentions",
+    _id(),
+    _key("account_id"),
+    _text("source_type"),
+    _key("source_id"),
+    _key("mentioner_id", nullable=True),
+    _key("mentionee_id"),
+    _at("created_at"),
+)
+
+tags = _table("tags", _id(), _key("account_id"), _text("title"), _at("created_at"))
+
+taggings = _table("taggings", _id(), _key("account_id"), _key("tag_id"), _key("card_id"), _at("created_at"))
+
+events = _table(
+    "events",
+    _id(),
+    _key("account_id"),
+    _key("board_id"),
+    _key("creator_id"),
+    _text("action"),
+    _text("eventable_type"),
+    _key("eventable_id"),
+    sa.Column("particulars", JSONB, nullable=False),
+    _at("created_at"),
+)
+
+entropies = _table(
+    "entropies",
+    _id(),
+    _key("account_id"),
+    _text("container_type"),
+    _key("container_id"),
+    _key("auto_postpone_period_ms"),
+    sa.Column(
+        "board_id",
+        sa.BigInteger,
+        sa.Computed("case when container_type = 'board' then container_id end", persisted=True),
+    ),
+)
+
+notifications = _table(
+    "notifications",
+    _id(),
+    _key("account_id"),
+    _key("user_id"),
+    _key("creator_id", nullable=True),
+    _text("source_type"),
+    _key("source_id"),
+    _at("read_at", nullable=True),
+    _at("created_at"),
+)
+
+notification_settings = _table(
+    "notification_settings", _key("user_id", primary=True), _key("account_id"), _text("email_frequency")
+)
+
+sessions = _table("sessions", _id(), _key("user_id"), _at("expires_at"), _at("created_at"))
+
+api_audit_logs = _table(
+    "api_audit_logs", _id(), _key("account_id"), _key("user_id", nullable=True), _text("action"), _at("created_at")
+)
+
+files = _table(
+    "files",
+    _id(),
+    _key("account_id"),
+    _text("storage_key"),
+    sa.Column("byte_size", sa.BigInteger, nullable=False),
+    _at("created_at"),
+)

@@ -1,0 +1,22 @@
+-- Leaves the schema itself: the log of migrations lives there.
+drop table
+flatearth.files,
+flatearth.api_audit_logs,
+flatearth.sessions,
+flatearth.notification_settings,
+flatearth.notifications,
+flatearth.entropies,
+flatearth.events,
+flatearth.taggings,
+flatearth.tags,
+flatearth.mentions,
+flatearth.comments,
+flatearth.pins,
+flatearth.watches,
+flatearth.assignments,
+flatearth.cards,
+flatearth.columns,
+flatearth.accesses,
+flatearth.boards,
+flatearth.users,
+flatearth.accounts;
