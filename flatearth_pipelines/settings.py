@@ -1,13 +1,14 @@
 """Every environment variable, and what stands for it when it is unset."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from psycopg import conninfo
 from psycopg import Error as PsycopgError
+from psycopg.conninfo import make_conninfo
 
 from flatearth_pipelines.errors import WrongSetting
 
@@ -51,16 +52,13 @@ def project() -> Path:
 
 def _connection_string(url: str) -> str:
     """The URL as libpq takes it: SQLAlchemy's `postgresql+driver://` loses its driver."""
-    scheme, separator, rest = url.partition("://")
-    libpq = f"{scheme.partition('+')[0]}{separator}{rest}"
-    try:
-        if not libpq.startswith(("postgresql://", "postgres://")):
-            raise WrongSetting
-        return conninfo.make_conninfo(libpq)
-    except (WrongSetting, PsycopgError, ValueError):
-        raise WrongSetting(
-            "FLATEARTH_DATABASE_URL is not a Postgres URL: it takes postgresql://user:password@host:port/database"
-        ) from None
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] in {"postgresql", "postgres"}:
+        with contextlib.suppress(PsycopgError):
+            return make_conninfo(f"postgresql://{rest}")
+    raise WrongSetting(
+        "FLATEARTH_DATABASE_URL is not a Postgres URL: it takes postgresql://user:password@host:port/database"
+    )
 
 
 def _program_directory(value: str) -> Path:

@@ -48,7 +48,7 @@ def postpone_backlog(
     shard: storage.Shard = storage.EVERY_ACCOUNT,
     batch_size: int = BATCH_SIZE,
     dry_run: bool = False,
-    progress: Callable[[int, int], None] = lambda postponed, due: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Postpone every card that is due as of `as_of`, in transactions of `batch_size` cards.
 
@@ -76,7 +76,8 @@ def postpone_backlog(
                 else batch.filter(pl.col("card_id").is_in(done.card_ids.implode()))
             )
             by_board.append(changed.group_by("board_id").agg(postponed=pl.len().cast(pl.Int64())))
-            progress(postponed, due)
+            if progress:
+                progress(postponed, due)
     return Outcome(
         boards=boards.height,
         scanned=scanned,

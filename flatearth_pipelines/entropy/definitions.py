@@ -7,7 +7,6 @@ from datetime import datetime
 import dagster as dg
 import polars as pl
 from pydantic import Field
-from sqlalchemy import Connection
 
 from flatearth_pipelines.entropy import storage
 from flatearth_pipelines.entropy.backlog import BATCH_SIZE, Outcome, postpone_backlog
@@ -65,7 +64,8 @@ def postpone_stale_cards(
             dry_run=config.dry_run,
             progress=_log_now_and_then(context),
         )
-        names = storage.read_board_names(session, outcome.by_board["board_id"].head(_TOP_BOARDS))
+        with session.begin():
+            names = storage.read_board_names(session, outcome.by_board["board_id"].head(_TOP_BOARDS))
     _report(context, config, as_of, outcome, names)
 
 

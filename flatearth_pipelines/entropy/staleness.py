@@ -45,19 +45,31 @@ _EARLIEST_INSTANT_US = -210_866_803_200_000_000
 
 
 def effective_periods(boards: pl.LazyFrame, periods: pl.LazyFrame) -> pl.LazyFrame:
-    """The `BOARDS` with the `period_ms` that holds for each: its own, else its account's, else `DEFAULT_PERIOD`."""
+    """The `BOARDS` with the `period_ms` that holds for each: its own, else its account's, else `DEFAULT_PERIOD`.
+
+    `chosen_by` says which: `board`, `account` or `default`.
+    """
     of_board = periods.drop_nulls("board_id").select("board_id", board_period="period_ms")
     of_account = periods.filter(pl.col("board_id").is_null()).select("account_id", account_period="period_ms")
     default = pl.lit(_milliseconds(DEFAULT_PERIOD), pl.Int64())
     return (
         boards.join(of_board, on="board_id", how="left")
         .join(of_account, on="account_id", how="left")
-        .select("board_id", "account_id", period_ms=pl.coalesce("board_period", "account_period", default))
+        .select(
+            "board_id",
+            "account_id",
+            period_ms=pl.coalesce("board_period", "account_period", default),
+            chosen_by=pl.when(pl.col("board_period").is_not_null())
+            .then(pl.lit("board"))
+            .when(pl.col("account_period").is_not_null())
+            .then(pl.lit("account"))
+            .otherwise(pl.lit("default")),
+        )
     )
 
 
 def cutoffs(periods: pl.LazyFrame, as_of: datetime, share: float = 1.0) -> pl.LazyFrame:
-    """The `CUTOFFS` of `effective_periods`: a card idle for longer than that `share` of its period, strictly, is before.
+    """The `CUTOFFS` of `effective_periods`: before them lies what was idle for longer than that `share` of its period.
 
     Exact to the microsecond: `share` is taken in thousandths, and a period is whole milliseconds.
     """

@@ -1,18 +1,31 @@
 """Cards, periods and people in Postgres: what is read to decide, and the write that re-checks the decision."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
+import psycopg
 import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 
+from flatearth_pipelines.entropy.forecast import ACTIVE
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, PEOPLE, PERIODS
+from flatearth_pipelines.errors import NotFound, NotPermitted, WrongUsage
 from flatearth_pipelines.frames import bigint_array, driver_connection, read_frame, read_packed, unpacked
-from flatearth_pipelines.tables import boards
+from flatearth_pipelines.tables import accounts, boards, cards, users
 
 BOARD_NAMES = pl.Schema({"board_id": pl.Int64(), "name": pl.String()})
+
+TITLES = pl.Schema({"card_id": pl.Int64(), "number": pl.Int64(), "title": pl.String()})
+
+SOON_CARDS = pl.Schema(
+    {"card_id": pl.Int64(), "number": pl.Int64(), "title": pl.String(), "last_active_at": pl.Datetime("us", "UTC")}
+)
+
+_ACTIVE = sa.and_(cards.c.status == "published", cards.c.closed_at.is_(None), cards.c.postponed_at.is_(None))
 
 _BOARDS = """
 SELECT string_agg(int8send(b.id), ''), string_agg(int8send(b.account_id), '')
@@ -90,7 +103,7 @@ recorded AS (
 )
 SELECT string_agg(int8send(id), ''), (SELECT count(*) FROM recorded) FROM postponed
 """
-# NO KEY UPDATE leaves foreign-key checks on the cards alone. A row that somebody holds is skipped: it is becoming active.
+# NO KEY UPDATE leaves foreign-key checks on the cards alone. A row that somebody holds is becoming active: skipped.
 
 _PROBE_BY_INDEX = """
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL lock_timeout = '2s'
@@ -142,23 +155,98 @@ def read_people(connection: sa.Connection, account_ids: pl.Series) -> pl.DataFra
 
 
 def read_board_names(connection: sa.Connection, board_ids: pl.Series) -> pl.DataFrame:
-    """The `BOARD_NAMES` of these few boards."""
-    with connection.begin():
-        query = sa.select(boards.c.id, boards.c.name).where(boards.c.id.in_(board_ids.to_list()))
-        return read_frame(connection, query, BOARD_NAMES)
+    """The `BOARD_NAMES` of these boards."""
+    query = sa.select(boards.c.id, boards.c.name).where(_among(boards.c.id, board_ids))
+    return read_frame(connection, query, BOARD_NAMES)
 
 
-def postpone(connection: sa.Connection, cards: pl.DataFrame, as_of: datetime) -> Postponed:
+def read_active_counts(connection: sa.Connection, board_id: int | None = None) -> pl.DataFrame:
+    """`ACTIVE`: how many cards are published, not closed and not postponed, per board that has any."""
+    query = sa.select(cards.c.board_id, sa.func.count()).where(_ACTIVE).group_by(cards.c.board_id)
+    if board_id is not None:
+        query = query.where(cards.c.board_id == board_id)
+    return read_frame(connection, query, ACTIVE)
+
+
+def read_titles(connection: sa.Connection, card_ids: pl.Series) -> pl.DataFrame:
+    """The `TITLES` of these cards."""
+    query = sa.select(cards.c.id, cards.c.number, cards.c.title).where(_among(cards.c.id, card_ids))
+    return read_frame(connection, query, TITLES)
+
+
+def read_default_actor(connection: sa.Connection, container_type: str, container_id: int) -> int:
+    """Whom an operator acts for: the container's active owner or admin with the lowest id.
+
+    Raises:
+        NotFound: there is no such account or board, or nobody who may act in it.
+    """
+    owner_of = {"account": sa.select(accounts.c.id), "board": sa.select(boards.c.account_id)}[container_type]
+    table = {"account": accounts, "board": boards}[container_type]
+    account_id = connection.execute(owner_of.where(table.c.id == container_id)).scalar()
+    if account_id is None:
+        raise NotFound(f"There is no {container_type} {container_id}")
+    may_act = sa.and_(users.c.account_id == account_id, users.c.active, users.c.role.in_(["owner", "admin"]))
+    actor = connection.execute(sa.select(sa.func.min(users.c.id)).where(may_act)).scalar()
+    if actor is None:
+        raise NotFound(f"Account {account_id} has no active owner or admin to act for")
+    return int(actor)
+
+
+def auto_postpone_period_ms(connection: sa.Connection, actor_id: int, board_id: int) -> int:
+    """The SQL function of that name: the effective period of a board, in milliseconds.
+
+    Raises:
+        NotPermitted: the actor is inactive, of another account, or has no access to the board.
+        NotFound: there is no such actor or board.
+    """
+    period = sa.func.flatearth.auto_postpone_period_ms(actor_id, board_id, type_=sa.BigInteger)
+    with _contract_errors():
+        return int(connection.execute(sa.select(period)).scalar_one())
+
+
+def set_auto_postpone_period(
+    connection: sa.Connection, actor_id: int, container_type: str, container_id: int, period_ms: int | None
+) -> None:
+    """The SQL function of that name: set the period of an `account` or `board`; None has it inherit again.
+
+    Raises:
+        NotPermitted: the actor is not an active owner or admin of that account.
+        NotFound: there is no such actor, account or board.
+        WrongUsage: the period is not positive, or the container neither an account nor a board.
+    """
+    period = sa.cast(period_ms, sa.BigInteger)
+    change = sa.func.flatearth.set_auto_postpone_period(actor_id, container_type, container_id, period)
+    with _contract_errors():
+        connection.execute(sa.select(change))
+
+
+def postponing_soon(
+    connection: sa.Connection, actor_id: int, board_id: int, as_of: datetime | None = None
+) -> pl.DataFrame:
+    """The SQL function of that name: `SOON_CARDS`, cards idle for more than 0.75 of the board's period, longest first.
+
+    Overdue cards are among them. Raises what `auto_postpone_period_ms` raises.
+    """
+    instants = [] if as_of is None else [as_of]
+    soon = sa.func.flatearth.postponing_soon(actor_id, board_id, *instants).table_valued(
+        sa.column("id"), sa.column("number"), sa.column("title"), sa.column("last_active_at")
+    )
+    with _contract_errors():
+        query = sa.select(soon.c.id, soon.c.number, soon.c.title, soon.c.last_active_at)
+        return read_frame(connection, query, SOON_CARDS)
+
+
+def postpone(connection: sa.Connection, stale: pl.DataFrame, as_of: datetime) -> Postponed:
     """Postpone these attributed cards in one transaction, each with its event, and return what really changed.
 
     A card that was touched, moved, closed or postponed since it was read is left alone, and so is one that somebody is
     writing to. So is the whole batch, when it loses a deadlock three times or waits 2 s for a board or an actor.
     """
     batch = {
-        "card_ids": bigint_array(cards["card_id"]),
-        "board_ids": bigint_array(cards["board_id"]),
-        "seen_us": bigint_array(cards["last_active_at"].dt.epoch("us")),
-        "actor_ids": bigint_array(cards["actor_id"]),
+        "card_ids": bigint_array(stale["card_id"]),
+        "board_ids": bigint_array(stale["board_id"]),
+        "seen_us": bigint_array(stale["last_active_at"].dt.epoch("us")),
+        "actor_ids": bigint_array(stale["actor_id"]),
         "as_of": as_of,
     }
     for attempt in range(1, _ATTEMPTS + 1):
@@ -178,7 +266,24 @@ def prefer_probes(connection: sa.Connection) -> None:
     driver_connection(connection).execute(_PROBE_BY_INDEX)
 
 
+def _among(column: sa.ColumnElement[int], ids: pl.Series) -> sa.ColumnElement[bool]:
+    """One array to bind, however many ids there are."""
+    return column == sa.any_(sa.cast(bigint_array(ids), sa.ARRAY(sa.BigInteger)))
+
+
 def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:
     with driver_connection(connection).cursor(binary=True) as cursor:
         packed, events = cursor.execute(_POSTPONE, batch, prepare=False).fetchone() or (None, 0)
     return Postponed(unpacked("card_id", pl.Int64(), packed), events)
+
+
+@contextlib.contextmanager
+def _contract_errors() -> Iterator[None]:
+    """The contract's SQLSTATEs as this package's errors, with Postgres's own sentence."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        kind = {"42501": NotPermitted, "P0002": NotFound, "22023": WrongUsage}.get(getattr(error.orig, "sqlstate", ""))
+        if kind is None or not isinstance(error.orig, psycopg.Error):
+            raise
+        raise kind(error.orig.diag.message_primary) from None

@@ -1,0 +1,56 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from rich.console import Console
+from rich.table import Table
+
+_WIDTH_OF_A_PIPE = 200
+"""Columns of a table that nobody looks at on a terminal: wide enough not to cut what a script greps for."""
+
+
+def console() -> Console:
+    """Standard output; plain and wide where it is no terminal."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, object]], *, as_json: bool, title: str = "", empty: str = "Nothing."
+) -> None:
+    """The rows as a table, headed by their keys, or as one JSON array; instants in ISO 8601."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        console().print(empty)
+        return
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for key, value in rows[0].items():
+        number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        table.add_column(key.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    console().print(table)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, default=_jsonable, ensure_ascii=False) + "\n")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("[", r"\[")
+
+
+def _jsonable(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
