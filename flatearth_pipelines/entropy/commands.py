@@ -4,7 +4,6 @@ from datetime import datetime
 
 import click
 import polars as pl
-import sqlalchemy as sa
 
 from flatearth_pipelines import database
 from flatearth_pipelines.entropy import storage
@@ -98,10 +97,8 @@ def preview(board_id: int | None, as_of: str | None, as_json: bool) -> None:
         print_rows(seen.cards[:_LISTED], as_json=False)
         if len(seen.cards) > _LISTED:
             console().print(f"... and {len(seen.cards) - _LISTED:,} more cards (all of them with --json)")
-    due, coming = (sum(row[key] for row in seen.rows) for key in ("due", "soon"))
-    console().print(
-        f"\nAs of {seen.as_of:%Y-%m-%d %H:%M} UTC {due:,} cards are due, {coming - due:,} more will be soon."
-    )
+    at = f"{seen.as_of:%Y-%m-%d %H:%M} UTC"
+    console().print(f"\nAs of {at} {seen.due:,} cards are due, {seen.soon - seen.due:,} more will be soon.")
 
 
 class _Forecast:
@@ -122,11 +119,13 @@ class _Forecast:
             for row in boards.iter_rows(named=True)
         ]
         self.cards = cards.to_dicts()
+        self.due = int(boards["due"].sum())
+        self.soon = int(boards["soon"].sum())
 
 
 def _forecast(board_id: int | None, as_of: str | None) -> _Forecast:
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
-        at = instant(as_of) if as_of else connection.execute(sa.select(sa.func.now())).scalar_one()
+        at = instant(as_of) if as_of else database.now(connection)
         boards = storage.read_boards(connection, board_id=board_id)
         if board_id is not None and boards.is_empty():
             raise NotFound(f"There is no board {board_id}, or its account is cancelled")

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import polars as pl
 import psycopg
 import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.entropy.forecast import ACTIVE
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, PEOPLE, PERIODS
@@ -199,9 +200,10 @@ def auto_postpone_period_ms(connection: sa.Connection, actor_id: int, board_id: 
         NotPermitted: the actor is inactive, of another account, or has no access to the board.
         NotFound: there is no such actor or board.
     """
-    period = sa.func.flatearth.auto_postpone_period_ms(actor_id, board_id, type_=sa.BigInteger)
     with _contract_errors():
-        return int(connection.execute(sa.select(period)).scalar_one())
+        function = sa.func.flatearth.auto_postpone_period_ms(actor_id, board_id)
+        period: int = connection.execute(sa.select(function)).scalar_one()
+        return period
 
 
 def set_auto_postpone_period(
@@ -268,7 +270,7 @@ def prefer_probes(connection: sa.Connection) -> None:
 
 def _among(column: sa.ColumnElement[int], ids: pl.Series) -> sa.ColumnElement[bool]:
     """One array to bind, however many ids there are."""
-    return column == sa.any_(sa.cast(bigint_array(ids), sa.ARRAY(sa.BigInteger)))
+    return column == sa.any_(sa.cast(sa.literal(bigint_array(ids), sa.Text), sa.ARRAY(sa.BigInteger)))
 
 
 def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:
@@ -278,11 +280,11 @@ def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:
 
 
 @contextlib.contextmanager
-def _contract_errors() -> Iterator[None]:
+def _contract_errors() -> Generator[None]:
     """The contract's SQLSTATEs as this package's errors, with Postgres's own sentence."""
     try:
         yield
-    except sa.exc.DBAPIError as error:
+    except DBAPIError as error:
         kind = {"42501": NotPermitted, "P0002": NotFound, "22023": WrongUsage}.get(getattr(error.orig, "sqlstate", ""))
         if kind is None or not isinstance(error.orig, psycopg.Error):
             raise
