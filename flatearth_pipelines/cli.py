@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NoReturn
 
 import click
@@ -122,7 +122,7 @@ cli.add_command(entropy)
 
 
 @contextlib.contextmanager
-def _session() -> Iterator[psycopg.Connection]:
+def _session() -> Generator[psycopg.Connection]:
     connection = database.connect(database.connection_string(Settings.from_environment()), "flatearth db")
     with contextlib.closing(connection):
         yield connection

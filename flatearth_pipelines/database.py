@@ -1,7 +1,8 @@
 """How to reach Postgres: the embedded server or the one that the environment names, at the right schema."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from datetime import datetime
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -89,7 +90,7 @@ def prepare(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def transaction(settings: Settings, application: str) -> Iterator[sa.Connection]:
+def transaction(settings: Settings, application: str) -> Generator[sa.Connection]:
     """One transaction on a prepared database: committed at the end, rolled back by an error."""
     pool = engine(prepare(settings), application)
     try:
@@ -97,6 +98,12 @@ def transaction(settings: Settings, application: str) -> Iterator[sa.Connection]
             yield connection
     finally:
         pool.dispose()
+
+
+def now(connection: sa.Connection) -> datetime:
+    """The instant at which the connection's transaction began, by the database's clock: no other machine's counts."""
+    instant: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
+    return instant
 
 
 def _one_line(error: BaseException) -> str:

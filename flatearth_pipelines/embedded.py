@@ -23,7 +23,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +138,7 @@ class EmbeddedServer:
         return (self._root / "port").read_text().strip()
 
     @contextlib.contextmanager
-    def _gate(self) -> Iterator[None]:
+    def _gate(self) -> Generator[None]:
         """One process starts or stops at a time; the kernel opens the gate when its holder dies."""
         with (self._root / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)

@@ -17,7 +17,7 @@ _COPY_ROWS = 100_000
 
 def read_frame(connection: sa.Connection, query: sa.Executable, schema: pl.Schema) -> pl.DataFrame:
     """The query's rows as exactly `schema`, also when there are none; for hundreds of rows, not for millions."""
-    return pl.DataFrame(connection.execute(query).tuples().all(), schema=schema, orient="row")
+    return pl.DataFrame(connection.execute(query).all(), schema=schema, orient="row")
 
 
 def read_packed(

@@ -8,7 +8,7 @@ every applied file, so that an edited one is refused.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
@@ -48,7 +48,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
         return self._ours
 
     @contextlib.contextmanager
-    def lock(self, timeout: float = 10) -> Iterator[None]:  # noqa: ARG002 - yoyo's signature
+    def lock(self, timeout: float = 10) -> Generator[None]:  # noqa: ARG002 - yoyo's signature
         """Do nothing: `_locked` holds the advisory lock."""
         yield
 
@@ -109,7 +109,7 @@ def _refuse_edited(connection: psycopg.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _locked(connection: psycopg.Connection) -> Iterator[_Backend]:
+def _locked(connection: psycopg.Connection) -> Generator[_Backend]:
     """A backend of yoyo while no other process migrates; the lock ends with the session, however it ends."""
     with schema.autocommit(connection):
         waited = 0.0

@@ -1,12 +1,13 @@
 """What an op may ask for. Only this module and the `definitions.py` files know Dagster."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import datetime
 
 import dagster as dg
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
 from flatearth_pipelines.errors import DatabaseUnavailable, FlatEarthError
@@ -28,7 +29,7 @@ class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic fo
     """The database that the environment names, or the embedded one; started and migrated where that is ours to do."""
 
     @contextlib.contextmanager
-    def connection(self, context: dg.OpExecutionContext) -> Iterator[sa.Connection]:
+    def connection(self, context: dg.OpExecutionContext) -> Generator[sa.Connection]:
         """A session of this run, named after it in `pg_stat_activity`.
 
         When the run is cancelled, so is the statement at work in Postgres, which would otherwise go on.
@@ -46,7 +47,7 @@ class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic fo
             pool.dispose()
 
     @contextlib.contextmanager
-    def alone(self, context: dg.OpExecutionContext, name: str) -> Iterator[sa.Connection | str]:
+    def alone(self, context: dg.OpExecutionContext, name: str) -> Generator[sa.Connection | str]:
         """A session that holds the lock of that name, or else who holds it, in words.
 
         The lock is the session's: a run that dies lets go of it at once, and it binds runs from the command line too.
@@ -62,16 +63,15 @@ class Clock(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic for D
     """The one instant of a run."""
 
     def as_of(self, connection: sa.Connection, text: str | None) -> datetime:
-        """The instant in a run's config, or the database's now: the clocks of other machines do not count."""
+        """The instant in a run's config, or the database's now."""
         if text is not None:
             return instant(text)
         with connection.begin():
-            now: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
-            return now
+            return database.now(connection)
 
 
 @contextlib.contextmanager
-def clear_failure() -> Iterator[None]:
+def clear_failure() -> Generator[None]:
     """Turn what a person has to mend into a run failure of one line, which is not retried."""
     try:
         yield
@@ -80,7 +80,7 @@ def clear_failure() -> Iterator[None]:
     except psycopg.OperationalError as error:
         lost = DatabaseUnavailable(f"Postgres broke off: {' '.join(str(error).split())}. The next run does the rest")
         raise dg.Failure(str(lost), allow_retries=False) from None
-    except sa.exc.DBAPIError as error:
+    except DBAPIError as error:
         raise dg.Failure(f"Postgres refused: {' '.join(str(error.orig).split())}", allow_retries=False) from None
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,7 +77,7 @@ def directory() -> Path:
 
 
 @contextlib.contextmanager
-def autocommit(connection: psycopg.Connection) -> Iterator[None]:
+def autocommit(connection: psycopg.Connection) -> Generator[None]:
     """Each statement a transaction of its own, for as long as the block lasts."""
     before = connection.autocommit
     connection.autocommit = True

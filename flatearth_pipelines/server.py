@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from flatearth_pipelines.settings import Settings, project
 ADDRESS = "127.0.0.1"
 
 _READY_SECONDS = 60
-_STOP_SECONDS = 15
+_STOP_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ def up(settings: Settings, port: int) -> None:
     with contextlib.ExitStack() as stack:
         if settings.database is None:
             stack.callback(database.embedded_server(settings).stop)
-        webserver = stack.enter_context(
-            _child("webserver", logs, "dagster-webserver", "-h", ADDRESS, "-p", str(port), "-w", "workspace.yaml")
-        )
-        daemon = stack.enter_context(_child("daemon", logs, "dagster-daemon", "run", "-w", "workspace.yaml"))
-        stack.enter_context(_recorded(settings, port, webserver, daemon))
-        _wait(webserver, daemon, port, stop_asked)
+        listen = ("-h", ADDRESS, "-p", str(port))
+        children = [
+            _start("webserver", logs, "dagster-webserver", *listen, "-w", "workspace.yaml"),
+            _start("daemon", logs, "dagster-daemon", "run", "-w", "workspace.yaml"),
+        ]
+        stack.callback(_end, [child.process for child in children])
+        stack.enter_context(_recorded(settings, port, *children))
+        _wait(children, port, stop_asked)
     click.echo("Stopped.")
 
 
@@ -122,25 +124,24 @@ class _StopAsked:
         self._asked = True
 
 
-def _wait(webserver: _Child, daemon: _Child, port: int, stop_asked: _StopAsked) -> None:
+def _wait(children: list[_Child], port: int, stop_asked: _StopAsked) -> None:
     click.echo("Starting the UI and the daemon ...")
     announced = False
     deadline = time.monotonic() + _READY_SECONDS
     while not stop_asked:
-        for child in (webserver, daemon):
+        for child in children:
             if child.process.poll() is not None:
                 raise FlatEarthError(f"The {child.name} ended by itself: {_reason(child.log)} (more in {child.log})")
         if not announced and _answers(port):
             announced = True
             click.echo(f"Flat Earth is at http://{ADDRESS}:{port} - Ctrl-C stops it.")
         if not announced and time.monotonic() > deadline:
-            raise FlatEarthError(f"The UI did not answer within {_READY_SECONDS} seconds (see {webserver.log})")
+            raise FlatEarthError(f"The UI did not answer within {_READY_SECONDS} seconds (see {children[0].log})")
         time.sleep(0.2)
     click.echo("Stopping ...")
 
 
-@contextlib.contextmanager
-def _child(name: str, logs: Path, program: str, *arguments: str) -> Iterator[_Child]:
+def _start(name: str, logs: Path, program: str, *arguments: str) -> _Child:
     """One of Dagster's processes, with all that it starts in a group of its own, so that Ctrl-C reaches only us."""
     log = logs / f"{name}.log"
     home = project()
@@ -155,22 +156,24 @@ def _child(name: str, logs: Path, program: str, *arguments: str) -> Iterator[_Ch
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        yield _Child(name, process, log)
-    finally:
-        _end_group(process)
+    return _Child(name, process, log)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for attempt in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, attempt)
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask all of them to stop at once; what has not stopped in time is killed, with all that it started."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + _STOP_SECONDS
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
+            process.wait(max(0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager
-def _recorded(settings: Settings, port: int, *children: _Child) -> Iterator[None]:
+def _recorded(settings: Settings, port: int, *children: _Child) -> Generator[None]:
     """What `stop` and `status` need to know, in a file that is locked for as long as this process lives."""
     with _record(settings).open("a+") as record:
         fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)

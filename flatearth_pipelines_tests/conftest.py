@@ -10,7 +10,7 @@ create databases.
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """The libpq connection string of a server where databases may be created."""
     if url := os.environ.get("FLATEARTH_TEST_DATABASE_URL"):
         settings = Settings.from_environment({"FLATEARTH_DATABASE_URL": url})
@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(server: str) -> Iterator[str]:
+def template(server: str) -> Generator[str]:
     """The name of a migrated database that nobody is connected to."""
     with _new_database(server) as name:
         with db.connect(make_conninfo(server, dbname=name), "tests") as connection:
@@ -50,21 +50,21 @@ def template(server: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def empty_database(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def empty_database(server: str, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
     """The connection string of an empty database, which is also the environment's."""
     with _new_database(server) as name:
         yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
 
 
 @pytest.fixture
-def database(server: str, template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def database(server: str, template: str, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
     """The connection string of a migrated database of the test's own, which is also the environment's."""
     with _new_database(server, template) as name:
         yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
 
 
 @pytest.fixture(scope="session")
-def _shared_engine(server: str, template: str) -> Iterator[sa.Engine]:
+def _shared_engine(server: str, template: str) -> Generator[sa.Engine]:
     with _new_database(server, template) as name:
         engine = db.engine(make_conninfo(server, dbname=name), "tests")
         yield engine
@@ -72,7 +72,7 @@ def _shared_engine(server: str, template: str) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture
-def connection(_shared_engine: sa.Engine) -> Iterator[sa.Connection]:
+def connection(_shared_engine: sa.Engine) -> Generator[sa.Connection]:
     """A transaction on a migrated database that other tests use too: rolled back at the end."""
     with _shared_engine.connect() as connection:
         yield connection
