@@ -28,12 +28,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import PGconn, Ping
 
 from flatearth_pipelines.errors import DatabaseUnavailable
 
 DATABASE = USER = "flatearth"
+
+_STATE_CHANGE_SECONDS = 60
+"""How long a start, with recovery after a crash, or a stop may take."""
 
 PORTS = range(15432, 15532)
 """The first free one is taken: below the range that systems hand out to outgoing connections."""
@@ -78,14 +81,15 @@ class EmbeddedServer:
         return f"postgresql://{USER}:{password}@127.0.0.1:{self._port()}/{DATABASE}"
 
     def is_running(self) -> bool:
-        """Whether it accepts connections now."""
+        """Whether it accepts connections; one that is just starting or stopping is waited for."""
         if not (self._root / "port").is_file():
             return False
-        try:
-            psycopg.connect(self.connection_string(), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        deadline = time.monotonic() + _STATE_CHANGE_SECONDS
+        while (answer := PGconn.ping(self.connection_string().encode())) == Ping.REJECT:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return answer == Ping.OK
 
     def start(self) -> bool:
         """Make sure that it runs; return whether this call started it.
@@ -111,7 +115,12 @@ class EmbeddedServer:
         if not (self._data / "postmaster.pid").is_file():
             return False
         with self._gate():
-            return self._run("pg_ctl", "-D", self._data, "-m", "fast", "-w", "-t", "60", "stop").returncode == 0
+            return (
+                self._run(
+                    "pg_ctl", "-D", self._data, "-m", "fast", "-w", "-t", str(_STATE_CHANGE_SECONDS), "stop"
+                ).returncode
+                == 0
+            )
 
     @property
     def _root(self) -> Path:
@@ -163,6 +172,12 @@ class EmbeddedServer:
             raise DatabaseUnavailable(f"The embedded Postgres cannot be created: {_last_line(made.stdout)}")
         with (unfinished / "postgresql.conf").open("a") as configuration:
             configuration.write("\ninclude = 'flatearth.conf'\n")
+        created = self._run(
+            *("postgres", "--single", "-D", unfinished, "-c", "config_file=/dev/null", "postgres"),
+            typed=f"create database {DATABASE}\n",
+        )
+        if created.returncode != 0:
+            raise DatabaseUnavailable(f"The embedded Postgres cannot be created: {_last_line(created.stdout)}")
         unfinished.rename(self._data)
 
     def _start_server(self) -> None:
@@ -174,9 +189,9 @@ class EmbeddedServer:
             log.unlink(missing_ok=True)
             log.touch(mode=0o600)
             self._hand_over(log, self._logs)
-            started = self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", "-l", log, "start")
+            started = self._run("pg_ctl", "-D", self._data, "-w", "-t", str(_STATE_CHANGE_SECONDS), "-l", log, "start")
             if started.returncode == 0:
-                return self._create_database()
+                return
             time.sleep(1)  # a port just taken, or processes of a killed server that still hold its memory
         reason = next((line for line in log.read_text().splitlines() if "FATAL" in line), _last_line(started.stdout))
         raise DatabaseUnavailable(f"The embedded Postgres does not start: {reason} (more in {log})")
@@ -195,22 +210,17 @@ class EmbeddedServer:
         configuration.write_text(_CONFIGURATION.format(port=port, **quoted))
         self._hand_over(configuration)
 
-    def _create_database(self) -> None:
-        maintenance = make_conninfo(self.connection_string(), dbname="postgres")
-        with psycopg.connect(maintenance, autocommit=True) as connection:
-            row = connection.execute("select from pg_database where datname = %s", [DATABASE]).fetchone()
-            if row is None:
-                connection.execute("create database flatearth")
-
-    def _run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def _run(self, program: str, *arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run one of the server's programs as a user whom Postgres accepts.
 
         What it prints goes through a file: the server inherits it, and a pipe would be held open for ever.
         """
-        with tempfile.TemporaryFile("w+") as output:
+        with tempfile.TemporaryFile("w+") as standard_input, tempfile.TemporaryFile("w+") as output:
+            standard_input.write(typed)
+            standard_input.seek(0)
             done = subprocess.run(  # noqa: S603 - a fixed program, arguments without a shell
                 [*self._as_somebody, self.program(program), *arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=standard_input,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
