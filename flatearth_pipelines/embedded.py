@@ -82,7 +82,7 @@ class EmbeddedServer:
 
     def is_running(self) -> bool:
         """Whether it accepts connections; one that is just starting or stopping is waited for."""
-        if not (self._root / "port").is_file():
+        if not self._data.is_dir():
             return False
         deadline = time.monotonic() + _STATE_CHANGE_SECONDS
         while (answer := PGconn.ping(self.connection_string().encode())) == Ping.REJECT:
@@ -106,6 +106,7 @@ class EmbeddedServer:
             if self.is_running():
                 return False
             self._logs.mkdir(parents=True, exist_ok=True)
+            self._hand_over(self._root)
             self._create_cluster()
             self._start_server()
         return True
@@ -144,7 +145,12 @@ class EmbeddedServer:
         return Path(tempfile.gettempdir()) / f"flatearth-{os.getuid()}-{name}"
 
     def _port(self) -> str:
-        return (self._root / "port").read_text().strip()
+        """What the server itself noted down, which outlives a crash; before its first start, any port will do."""
+        try:
+            return (self._data / "postmaster.pid").read_text().splitlines()[3]
+        except (OSError, IndexError):
+            remembered = self._root / "port"
+            return remembered.read_text().strip() if remembered.is_file() else str(PORTS.start)
 
     @contextlib.contextmanager
     def _gate(self) -> Generator[None]:

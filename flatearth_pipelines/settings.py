@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Self
 
 from psycopg import Error as PsycopgError
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flatearth_pipelines.errors import WrongSetting
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
+
+_HIGHEST_PORT = 65_535
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Settings:
         database = environment.get("FLATEARTH_DATABASE_URL")
         programs = environment.get("FLATEARTH_PG_BIN")
         return cls(
-            home=Path(home).expanduser().absolute() if home else project() / ".flatearth",
+            home=_directory(home) if home else project() / ".flatearth",
             database=_connection_string(database) if database else None,
             postgres_programs=_program_directory(programs) if programs else None,
         )
@@ -54,11 +56,21 @@ def _connection_string(url: str) -> str:
     """The URL as libpq takes it: SQLAlchemy's `postgresql+driver://` loses its driver."""
     scheme, _, rest = url.partition("://")
     if scheme.partition("+")[0] in {"postgresql", "postgres"}:
-        with contextlib.suppress(PsycopgError):
-            return make_conninfo(f"postgresql://{rest}")
+        with contextlib.suppress(PsycopgError, ValueError):
+            conninfo = make_conninfo(f"postgresql://{rest}")
+            ports = str(conninfo_to_dict(conninfo).get("port", "")).split(",")  # one for each host
+            if all(not port or 0 < int(port) <= _HIGHEST_PORT for port in ports):
+                return conninfo
     raise WrongSetting(
         "FLATEARTH_DATABASE_URL is not a Postgres URL: it takes postgresql://user:password@host:port/database"
     )
+
+
+def _directory(value: str) -> Path:
+    directory = Path(value).expanduser().absolute()
+    if directory.exists() and not directory.is_dir():
+        raise WrongSetting("FLATEARTH_HOME is not a directory: it takes one, which is created when it is not there")
+    return directory
 
 
 def _program_directory(value: str) -> Path:

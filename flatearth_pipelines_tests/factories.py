@@ -16,7 +16,7 @@ _numbers = count(1)
 
 
 def account(connection: sa.Connection, **values: Any) -> int:
-    return _insert(connection, tables.accounts, name="Acme", **values)
+    return _insert(connection, tables.accounts, **{"name": "Acme"} | values)
 
 
 def user(connection: sa.Connection, account_id: int, role: str = "member", **values: Any) -> int:
@@ -66,3 +66,30 @@ def _account_of(connection: sa.Connection, table: sa.Table, row_id: int) -> int:
 def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
     new_id: int = connection.execute(sa.insert(table).values(**values).returning(table.c.id)).scalar_one()
     return new_id
+
+
+def period_ms(connection: sa.Connection, container_type: str, container_id: int, milliseconds: int) -> None:
+    """A period that no `timedelta` may be able to hold."""
+    period(connection, container_type, container_id, timedelta(milliseconds=1))
+    chosen = sa.and_(
+        tables.entropies.c.container_type == container_type, tables.entropies.c.container_id == container_id
+    )
+    connection.execute(sa.update(tables.entropies).where(chosen).values(auto_postpone_period_ms=milliseconds))
+
+
+def backlog(connection: sa.Connection, board_id: int, count: int, idle: timedelta = 31 * DAY) -> list[int]:
+    """The ids, ascending, of that many active cards at once, each of them `idle` before `NOON`."""
+    cards = tables.cards
+    numbers = sa.func.generate_series(1, count).table_valued("number", name="numbers").render_derived()
+    values = {
+        "account_id": sa.literal(_account_of(connection, tables.boards, board_id)),
+        "board_id": sa.literal(board_id),
+        "number": numbers.c.number,
+        "title": sa.literal("Fix the bug"),
+        "status": sa.literal("published"),
+        "last_active_at": sa.literal(NOON - idle),
+        "created_at": sa.literal(NOON - 365 * DAY),
+    }
+    rows = sa.select(*values.values()).select_from(numbers)
+    new_ids = connection.execute(sa.insert(cards).from_select(list(values), rows).returning(cards.c.id))
+    return sorted(new_ids.scalars())

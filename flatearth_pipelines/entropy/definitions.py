@@ -101,10 +101,8 @@ def _report(
     names: pl.DataFrame,
 ) -> None:
     counts = {
-        "boards": outcome.boards,
-        "scanned": outcome.scanned,
-        "due": outcome.due,
         "postponed": outcome.postponed,
+        "due": outcome.due,
         "changed_meanwhile": outcome.changed_meanwhile,
         "unattributed": outcome.unattributed,
     }
@@ -112,9 +110,11 @@ def _report(
     context.add_output_metadata(
         {
             **counts,
+            "boards_with_most_postponed": _table(outcome, names),  # early: the UI folds a long list
+            "scanned": outcome.scanned,
+            "boards": outcome.boards,
             "as_of": as_of.isoformat(),
             "dry_run": config.dry_run,
-            "boards_with_most_postponed": _table(outcome, names),
         }
     )
     if not config.dry_run:

@@ -58,12 +58,14 @@ CROSS JOIN LATERAL (
     FROM flatearth.cards
     WHERE cards.board_id = b.id
     AND cards.status = 'published' AND cards.closed_at IS NULL AND cards.postponed_at IS NULL
-    AND cards.last_active_at < timestamptz 'epoch' + b.cutoff_us * interval '1 microsecond'
+    AND cards.last_active_at < timestamptz 'epoch'
+        + b.cutoff_us / 86400000000 * interval '24 hours' + b.cutoff_us %% 86400000000 * interval '1 microsecond'
     OFFSET 0
 ) AS c
 """
-# OFFSET 0 keeps the planner from turning one index probe per board into a scan of all cards: it takes a third of
-# them to be before a cut-off that it cannot know.
+# Days apart from the rest: an interval is multiplied in double precision, exact for fewer than 286 years of microseconds.
+# OFFSET 0 keeps the planner from turning one index probe per board into a scan of all cards: it takes a third of them
+# to be before a cut-off that it cannot know.
 
 _PEOPLE = """
 SELECT
@@ -83,7 +85,8 @@ WITH still_stale AS MATERIALIZED (
     JOIN flatearth.cards AS c
         ON c.id = d.card_id
         AND c.board_id = d.board_id
-        AND c.last_active_at = timestamptz 'epoch' + d.seen_us * interval '1 microsecond'
+        AND c.last_active_at = timestamptz 'epoch'
+            + d.seen_us / 86400000000 * interval '24 hours' + d.seen_us %% 86400000000 * interval '1 microsecond'
     WHERE c.status = 'published' AND c.closed_at IS NULL AND c.postponed_at IS NULL
     ORDER BY c.id
     FOR NO KEY UPDATE OF c SKIP LOCKED
@@ -256,10 +259,13 @@ def postpone(connection: sa.Connection, stale: pl.DataFrame, as_of: datetime) ->
             with connection.begin():
                 prefer_probes(connection)
                 return _postpone(connection, batch)
-        except (DeadlockDetected, SerializationFailure):
+        except (psycopg.Error, DBAPIError) as error:  # SQLAlchemy wraps what the commit raises
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, LockNotAvailable):
+                break
+            if not isinstance(cause, (DeadlockDetected, SerializationFailure)):
+                raise
             time.sleep(0.05 * attempt)
-        except LockNotAvailable:
-            break
     return Postponed(pl.Series([], dtype=pl.Int64()), 0)
 
 
