@@ -1,0 +1,1 @@
+"""The headline figures, measured side by side with their rivals: `make bench`."""

@@ -63,7 +63,7 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS c
 """
-# Days apart from the rest: an interval is multiplied in double precision, exact for fewer than 286 years of microseconds.
+# Days apart from the rest: an interval is multiplied in double precision, exact for fewer than 286 years of µs.
 # OFFSET 0 keeps the planner from turning one index probe per board into a scan of all cards: it takes a third of them
 # to be before a cut-off that it cannot know.
 
