@@ -66,6 +66,7 @@ def engine(conninfo: str, application: str) -> sa.Engine:
     return sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: connect(conninfo, application),
+        use_native_hstore=False,  # saves a look-up of the type at every first connection
         pool_size=1,
         max_overflow=1,
         pool_pre_ping=True,

@@ -55,7 +55,12 @@ def _last_metadata(job: str) -> dict[str, Any]:
             record.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_OUTPUT
         ).records
     event = outputs[-1].event_log_entry.get_dagster_event()
-    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+    return {name: _plain(value) for name, value in event.step_output_data.metadata.items()}
+
+
+def _plain(value: dg.MetadataValue[Any]) -> object:
+    """A table as a list of rows, everything else as it is."""
+    return [record.data for record in value.records] if isinstance(value, dg.TableMetadataValue) else value.value
 
 
 def _dagster_home() -> dict[str, str]:

@@ -79,7 +79,7 @@ WHERE account_id = ANY(%(account_ids)s::int8[]) AND (role = 'system' OR (role = 
 
 _POSTPONE = """
 WITH still_stale AS MATERIALIZED (
-    SELECT c.id, d.actor_id
+    SELECT c.ctid AS place, d.actor_id
     FROM unnest(%(card_ids)s::int8[], %(board_ids)s::int8[], %(seen_us)s::int8[], %(actor_ids)s::int8[])
         AS d (card_id, board_id, seen_us, actor_id)
     JOIN flatearth.cards AS c
@@ -95,7 +95,7 @@ postponed AS (
     UPDATE flatearth.cards AS c
     SET postponed_at = %(as_of)s, column_id = NULL, activity_spike_at = NULL, last_active_at = %(as_of)s
     FROM still_stale
-    WHERE c.id = still_stale.id
+    WHERE c.ctid = still_stale.place
     RETURNING c.id, c.account_id, c.board_id, still_stale.actor_id
 ),
 recorded AS (
@@ -107,7 +107,8 @@ recorded AS (
 )
 SELECT string_agg(int8send(id), ''), (SELECT count(*) FROM recorded) FROM postponed
 """
-# NO KEY UPDATE leaves foreign-key checks on the cards alone. A row that somebody holds is becoming active: skipped.
+# NO KEY UPDATE leaves foreign-key checks on the cards alone. A row that somebody holds is becoming active: skipped. A
+# locked row stays in its place, so the update needs no second look-up by id.
 
 _PROBE_BY_INDEX = """
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL lock_timeout = '2s'
@@ -144,7 +145,7 @@ def read_boards(connection: sa.Connection, shard: Shard = EVERY_ACCOUNT, board_i
 def read_periods(connection: sa.Connection, shard: Shard = EVERY_ACCOUNT) -> pl.DataFrame:
     """The `PERIODS` that accounts and boards chose."""
     periods = read_packed(connection, _PERIODS, {"shard": shard.remainder, "shards": shard.of}, PERIODS)
-    return periods.with_columns(pl.col("board_id").replace(-1, None))
+    return periods.with_columns(pl.when(pl.col("board_id") >= 0).then("board_id"))
 
 
 def read_stale_cards(connection: sa.Connection, cutoffs: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
@@ -20,6 +20,10 @@ from flatearth_pipelines.workspaces.trello import trello_workspace
 
 _YEARS = range(1970, 3000)
 
+_TABLE = "boards_with_most_postponed"
+_BOARDS = 10
+"""Rows of that table that are shown."""
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 
 
@@ -27,8 +31,9 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object
 @click.option("--cards", type=click.IntRange(min=1), default=10_000, show_default=True, help="How many, over all.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same workspace.")
 @click.option("--as-of", metavar="ISO8601", help="When the workspace is looked at.  [default: the database's now]")
+@click.option("--run", is_flag=True, help="Then run auto_postpone through Dagster, and show what it did.")
 @_as_json
-def demo(cards: int, seed: int, as_of: str | None, *, as_json: bool) -> None:
+def demo(cards: int, seed: int, as_of: str | None, *, run: bool, as_json: bool) -> None:
     """Load a realistic workspace: accounts, people, boards and cards in every state."""
     given = None if as_of is None else _as_of(as_of)
     counts: Counter[str] = Counter()
@@ -38,11 +43,14 @@ def demo(cards: int, seed: int, as_of: str | None, *, as_json: bool) -> None:
         for part in storage.load_parts(connection, sample_workspaces(cards, seed, until)):
             counts.update(part.counts())
             progress.advance(bar, part.cards.height)
-    if as_json:
-        print_json({"as_of": until, "seed": seed, "counts": counts})
-    else:
+    if not as_json:
         _print_counts("Loaded", counts)
         click.echo(f"As it is on {until:%Y-%m-%d at %H:%M} UTC, with seed {seed}.")
+    done = _auto_postpone() if run else {}
+    if as_json:
+        print_json({"as_of": until, "seed": seed, "counts": counts} | ({"auto_postpone": done} if run else {}))
+    elif run:
+        _print_run(done)
 
 
 @click.group("import")
@@ -72,6 +80,23 @@ def _as_of(text: str) -> datetime:
     if at.year not in _YEARS:
         raise WrongUsage(f"as_of {text!r} is too far away: a workspace fits into the years {_YEARS[0]} to {_YEARS[-1]}")
     return at.astimezone(UTC)
+
+
+def _auto_postpone() -> dict[str, Any]:
+    """Run the job on all that is due; what it says that it did."""
+    from flatearth_pipelines.launch import run_job  # noqa: PLC0415 - Dagster takes half a second to import
+
+    with Console(stderr=True).status("Running auto_postpone through Dagster ..."):
+        return run_job(Settings.from_environment(), "auto_postpone")
+
+
+def _print_run(done: dict[str, Any]) -> None:
+    boards = done.pop(_TABLE, [])
+    click.echo()
+    print_rows([{"auto_postpone": name.replace("_", " "), "": value} for name, value in done.items()], as_json=False)
+    click.echo()
+    print_rows(boards[:_BOARDS], as_json=False, title="Boards with most postponed cards", empty="No card was due.")
+    click.echo("\nSee it in the UI:   make up, then http://127.0.0.1:3000\nStop Postgres:      make down")
 
 
 def _progress() -> Progress:

@@ -67,8 +67,6 @@ create table flatearth.columns (
     references flatearth.boards (account_id, id) on delete cascade
 );
 
-create index columns_of_an_account on flatearth.columns (account_id, board_id);
-
 -- A card's number is the application's to assign and to keep unique. last_active_at is finite, so that its age can
 -- always be computed. The indexes hold only the rows of their state: docs/decisions/0005-state-partial-indexes.md.
 create table flatearth.cards (
