@@ -141,10 +141,6 @@ def main() -> NoReturn:
         _fail(f"Error: {error}", error.exit_code)
     except psycopg.Error as error:
         _fail(f"Error: Postgres says: {' '.join(str(error).split())}", 1)
-    except BrokenPipeError:
-        # Who reads no further has seen enough; Python would complain once more when it flushes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(0)
 
 

@@ -46,11 +46,13 @@ def dagster_url(conninfo: str) -> str:
     psycopg2 is named, because dagster-postgres 0.29 speaks nothing else and SQLAlchemy 2.1 would take psycopg 3.
     """
     parameters = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    user = parameters.pop("user", None)
     options = f"{parameters.pop('options', '')} -c search_path=dagster".strip()
     url = sa.URL.create(
         "postgresql+psycopg2",
-        username=parameters.pop("user", None),
-        password=parameters.pop("password", None),
+        username=user,
+        # Without a user SQLAlchemy would drop the password; among the other parameters it reaches libpq.
+        password=parameters.pop("password", None) if user else None,
         database=parameters.pop("dbname", None),
         query=parameters | {"options": options},
     )

@@ -34,7 +34,11 @@ def connection_string(settings: Settings) -> str:
 
 def url(conninfo: str, *, with_password: bool = False) -> str:
     """The connection string as a URL that libpq and most drivers take; without its password unless asked for."""
-    parameters = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    parameters = {
+        key: str(value)
+        for key, value in conninfo_to_dict(conninfo).items()
+        if value is not None and (with_password or not key.endswith("password"))
+    }
     host, port = parameters.pop("host", ""), parameters.pop("port", "")
     user, password = quote(parameters.pop("user", ""), safe=""), quote(parameters.pop("password", ""), safe="")
     database = quote(parameters.pop("dbname", ""), safe="")
@@ -42,7 +46,7 @@ def url(conninfo: str, *, with_password: bool = False) -> str:
         parameters |= {"host": host} if host else {}
         parameters |= {"port": port} if port else {}
         host = port = ""
-    login = user + (f":{password}" if with_password and password else "")
+    login = user + (f":{password}" if password else "")
     address = (f"{login}@" if login else "") + host + (f":{port}" if port else "")
     query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
     return f"postgresql://{address}/{database}{query}"

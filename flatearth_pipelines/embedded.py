@@ -23,7 +23,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,12 +102,12 @@ class EmbeddedServer:
         if self.is_running():
             return False
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._gate():
+        with self._gate() as gate:
             if self.is_running():
                 return False
             self._logs.mkdir(parents=True, exist_ok=True)
             self._hand_over(self._root)
-            self._create_cluster()
+            self._create_cluster(gate)
             self._start_server()
         return True
 
@@ -153,14 +153,17 @@ class EmbeddedServer:
             return remembered.read_text().strip() if remembered.is_file() else str(PORTS.start)
 
     @contextlib.contextmanager
-    def _gate(self) -> Generator[None]:
-        """One process starts or stops at a time; the kernel opens the gate when its holder dies."""
+    def _gate(self) -> Generator[int]:
+        """One process starts or stops at a time; the kernel opens the gate when nobody has its descriptor open."""
         with (self._root / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
-            yield
+            yield gate.fileno()
 
-    def _create_cluster(self) -> None:
-        """Create the cluster under another name first: one that was interrupted is never taken for whole."""
+    def _create_cluster(self, gate: int) -> None:
+        """Create the cluster under another name first: one that was interrupted is never taken for whole.
+
+        What creates it also keeps the gate closed, should this process be killed meanwhile.
+        """
         if (self._data / "PG_VERSION").is_file():
             return
         password = self._root / "password"
@@ -173,6 +176,7 @@ class EmbeddedServer:
         made = self._run(
             *("initdb", "-D", unfinished, "-U", USER, "--encoding=UTF8", "--locale=C", "--no-instructions"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"),
+            keep_open=[gate],
         )
         if made.returncode != 0:
             raise DatabaseUnavailable(f"The embedded Postgres cannot be created: {_last_line(made.stdout)}")
@@ -181,25 +185,33 @@ class EmbeddedServer:
         created = self._run(
             *("postgres", "--single", "-D", unfinished, "-c", "config_file=/dev/null", "postgres"),
             typed=f"create database {DATABASE}\n",
+            keep_open=[gate],
         )
         if created.returncode != 0:
             raise DatabaseUnavailable(f"The embedded Postgres cannot be created: {_last_line(created.stdout)}")
         unfinished.rename(self._data)
 
     def _start_server(self) -> None:
-        """Start on the first port that is free, also when another program takes it at the last moment."""
+        """Start on the first port that is free, also when another program takes it at the last moment.
+
+        A server that a killed process was just starting is joined.
+        """
         log = self._logs / "postgres-start.log"
         self._private_socket_directory()
         for _ in range(5):
-            self._configure(_free_port(self._root / "port"))
-            log.unlink(missing_ok=True)
-            log.touch(mode=0o600)
-            self._hand_over(log, self._logs)
-            started = self._run("pg_ctl", "-D", self._data, "-w", "-t", str(_STATE_CHANGE_SECONDS), "-l", log, "start")
-            if started.returncode == 0:
+            started = self._run("pg_ctl", "-D", self._data, "status")
+            if started.returncode != 0:
+                self._configure(_free_port(self._root / "port"))
+                log.unlink(missing_ok=True)
+                log.touch(mode=0o600)
+                self._hand_over(log, self._logs)
+                timeout = str(_STATE_CHANGE_SECONDS)
+                started = self._run("pg_ctl", "-D", self._data, "-w", "-t", timeout, "-l", log, "start")
+            if started.returncode == 0 and self.is_running():
                 return
             time.sleep(1)  # a port just taken, or processes of a killed server that still hold its memory
-        reason = next((line for line in log.read_text().splitlines() if "FATAL" in line), _last_line(started.stdout))
+        lines = log.read_text().splitlines() if log.is_file() else []
+        reason = next((line for line in lines if "FATAL" in line), _last_line(started.stdout))
         raise DatabaseUnavailable(f"The embedded Postgres does not start: {reason} (more in {log})")
 
     def _private_socket_directory(self) -> None:
@@ -216,7 +228,9 @@ class EmbeddedServer:
         configuration.write_text(_CONFIGURATION.format(port=port, **quoted))
         self._hand_over(configuration)
 
-    def _run(self, program: str, *arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, program: str, *arguments: str | Path, typed: str = "", keep_open: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of the server's programs as a user whom Postgres accepts.
 
         What it prints goes through a file: the server inherits it, and a pipe would be held open for ever.
@@ -230,6 +244,7 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
+                pass_fds=keep_open,
                 check=False,
                 user=self._server_user,
                 group=self._server_user,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
-from flatearth_pipelines.errors import DatabaseUnavailable, FlatEarthError
+from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.instants import instant
 from flatearth_pipelines.settings import Settings
 
@@ -36,12 +36,14 @@ class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic fo
         """
         application = f"flatearth {context.job_name} {context.run_id[:8]}"
         pool = database.engine(database.prepare(Settings.from_environment()), application)
+        sa.event.listen(pool, "invalidate", _cancel_statement)  # SQLAlchemy drops a connection that is interrupted
         try:
             with pool.connect() as connection:
+                driver = connection.connection.driver_connection
                 try:
                     yield connection
                 except BaseException:
-                    _cancel_statement(connection)
+                    _cancel_statement(driver)
                     raise
         finally:
             pool.dispose()
@@ -77,15 +79,15 @@ def clear_failure() -> Generator[None]:
         yield
     except FlatEarthError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    except psycopg.OperationalError as error:
-        lost = DatabaseUnavailable(f"Postgres broke off: {' '.join(str(error).split())}. The next run does the rest")
-        raise dg.Failure(str(lost), allow_retries=False) from None
-    except DBAPIError as error:
-        raise dg.Failure(f"Postgres refused: {' '.join(str(error.orig).split())}", allow_retries=False) from None
+    except (psycopg.Error, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        lost = isinstance(cause, psycopg.OperationalError)
+        said = " ".join(str(cause).split())
+        sentence = f"Postgres broke off: {said}. The next run does the rest" if lost else f"Postgres refused: {said}"
+        raise dg.Failure(sentence, allow_retries=False) from None
 
 
-def _cancel_statement(connection: sa.Connection) -> None:
-    driver = connection.connection.driver_connection
+def _cancel_statement(driver: object, *_: object) -> None:
     if isinstance(driver, psycopg.Connection) and driver.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
         with contextlib.suppress(psycopg.Error):
             driver.cancel_safe(timeout=5)

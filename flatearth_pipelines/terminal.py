@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _WIDTH_OF_A_PIPE = 200
 """Columns of a table that nobody looks at on a terminal: wide enough not to cut what a script greps for."""
@@ -42,14 +43,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, default=_jsonable, ensure_ascii=False) + "\n")
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> str | Text:
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("[", r"\[")
+    return Text(str(value))  # as it is: a title may hold what would be markup
 
 
 def _jsonable(value: object) -> object:

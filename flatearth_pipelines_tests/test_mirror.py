@@ -1,0 +1,29 @@
+"""The tests mirror the package, file for file."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "flatearth_pipelines"
+
+WITHOUT_TESTS = {
+    "errors.py": "classes with an exit code each, seen wherever they are raised",
+    "workspaces/words.py": "lists of words",
+}
+"""Modules that decide nothing, with the reason."""
+
+MODULES = sorted(
+    str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"}
+)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in WITHOUT_TESTS])
+def test_every_module_has_its_tests_at_the_mirrored_place(module: str) -> None:
+    path = Path(module)
+    assert (TESTS / path.parent / f"test_{path.name}").is_file()
+
+
+@pytest.mark.parametrize("module", sorted(WITHOUT_TESTS))
+def test_only_modules_that_exist_are_excused(module: str) -> None:
+    assert module in MODULES

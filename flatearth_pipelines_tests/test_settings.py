@@ -1,0 +1,128 @@
+import os
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from flatearth_pipelines import settings
+from flatearth_pipelines.errors import WrongSetting
+from flatearth_pipelines.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_with_nothing_set_everything_is_embedded_in_the_checkout() -> None:
+    assert Settings.from_environment({}) == Settings(home=ROOT / ".flatearth", database=None, postgres_programs=None)
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    empty = {"FLATEARTH_HOME": "", "FLATEARTH_DATABASE_URL": "", "FLATEARTH_PG_BIN": ""}
+    assert Settings.from_environment(empty) == Settings.from_environment({})
+
+
+def test_the_project_is_the_checkout_also_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings.project() == ROOT
+
+
+def test_a_relative_home_is_taken_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"FLATEARTH_HOME": "here"}).home == tmp_path / "here"
+
+
+def test_a_tilde_in_the_home_is_the_users_directory() -> None:
+    assert Settings.from_environment({"FLATEARTH_HOME": "~/flat"}).home == Path(os.path.expanduser("~/flat"))  # noqa: PTH111
+
+
+@pytest.mark.parametrize(
+    "scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"]
+)
+def test_the_url_may_be_libpqs_or_sqlalchemys(scheme: str) -> None:
+    assert _database(f"{scheme}://ada:secret@db.example:5433/earth") == {
+        "user": "ada",
+        "password": "secret",
+        "host": "db.example",
+        "port": "5433",
+        "dbname": "earth",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql:///earth", {"dbname": "earth"}),
+        ("postgresql://db.example", {"host": "db.example"}),
+        ("postgresql:///earth?host=/var/run/postgresql", {"dbname": "earth", "host": "/var/run/postgresql"}),
+        (
+            "postgresql+psycopg:///earth?host=/srv/a%20b&port=5433",
+            {"dbname": "earth", "host": "/srv/a b", "port": "5433"},
+        ),
+        ("postgresql://%2Fvar%2Frun/earth", {"dbname": "earth", "host": "/var/run"}),
+        ("postgresql://[::1]:5433/earth", {"dbname": "earth", "host": "::1", "port": "5433"}),
+        ("postgresql://a:1,b:2/earth", {"dbname": "earth", "host": "a,b", "port": "1,2"}),
+        ("postgresql://ada:p%40s%2Fs%3A%25%20@h/earth", {"user": "ada", "password": "p@s/s:% "}),
+        ("postgresql://%C3%A4da@h/%E5%9C%B0", {"user": "äda", "dbname": "地"}),
+        (
+            "postgresql://h/earth?sslmode=require&connect_timeout=3&options=-c%20work_mem%3D8MB",
+            {"sslmode": "require", "connect_timeout": "3", "options": "-c work_mem=8MB"},
+        ),
+    ],
+)
+def test_what_the_url_says_reaches_libpq(url: str, expected: dict[str, str]) -> None:
+    assert expected.items() <= _database(url).items()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://ada:hunter2@h/earth",
+        "sqlite:///hunter2",
+        "hunter2",
+        "ada:hunter2@h/earth",
+        "postgresql:ada:hunter2@h",
+        "host=h user=ada password=hunter2",
+        "postgresql://ada:hunter2@h/earth?no_such_parameter=1",
+        "postgresql://ada:hunter2%zz@h/earth",
+        "postgresql://ada:hunter2@[::1/earth",
+        "postgresqlx://ada:hunter2@h/earth",
+        "postgresql://ada:hunter2@h:not-a-port/earth",
+        "postgresql://ada:hunter2@h:70000/earth",
+    ],
+)
+def test_a_wrong_url_is_refused_in_one_line_that_names_the_variable_and_not_the_password(url: str) -> None:
+    with pytest.raises(WrongSetting) as refusal:
+        Settings.from_environment({"FLATEARTH_DATABASE_URL": url})
+    message = str(refusal.value)
+    assert message.startswith("FLATEARTH_DATABASE_URL ")
+    assert "postgresql://" in message, "it says what it takes"
+    assert "hunter2" not in message
+    assert "\n" not in message
+
+
+def test_the_programs_directory_takes_one_with_pg_ctl(tmp_path: Path) -> None:
+    (tmp_path / "pg_ctl").touch()
+    assert Settings.from_environment({"FLATEARTH_PG_BIN": str(tmp_path)}).postgres_programs == tmp_path
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a file", "empty directory"])
+def test_a_programs_directory_without_pg_ctl_is_refused_in_one_line_that_names_the_variable(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "empty directory").mkdir()
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_PG_BIN [^\n]+$"):
+        Settings.from_environment({"FLATEARTH_PG_BIN": str(tmp_path / name)})
+
+
+def test_a_home_that_is_a_file_is_refused_in_one_line_that_names_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_HOME [^\n]+$"):
+        Settings.from_environment({"FLATEARTH_HOME": str(tmp_path / "a file")})
+
+
+def _database(url: str) -> dict[str, str]:
+    conninfo = Settings.from_environment({"FLATEARTH_DATABASE_URL": url}).database
+    assert conninfo is not None
+    return {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}

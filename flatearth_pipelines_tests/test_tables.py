@@ -1,0 +1,352 @@
+"""`tables.py` equals the migrated database, and the database refuses what would break a rule."""
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from flatearth_pipelines import database as db
+from flatearth_pipelines import tables
+from flatearth_pipelines_tests import factories as make
+
+BOOKKEEPING = {"migration_checksums", "yoyo_lock"}
+"""Of the migrations, with everything that begins with yoyo's underscore."""
+
+
+# The same tables
+
+
+def test_the_database_has_these_tables_and_no_others(connection: sa.Connection) -> None:
+    there = {name for name in sa.inspect(connection).get_table_names(tables.SCHEMA) if not name.startswith("_yoyo")}
+    assert there - BOOKKEEPING == {table.name for table in tables.metadata.tables.values()}
+
+
+@pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
+def test_a_table_has_these_columns_in_this_order_with_these_types(connection: sa.Connection, table: sa.Table) -> None:
+    there = [
+        (column["name"], column["type"].compile(connection.dialect), column["nullable"])
+        for column in sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
+    ]
+    assert there == [
+        (column.name, column.type.compile(connection.dialect), column.nullable) for column in table.columns
+    ]
+
+
+@pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
+def test_a_table_has_this_primary_key(connection: sa.Connection, table: sa.Table) -> None:
+    there = sa.inspect(connection).get_pk_constraint(table.name, tables.SCHEMA)
+    assert there["constrained_columns"] == [column.name for column in table.primary_key]
+
+
+@pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
+def test_a_table_has_these_generated_columns(connection: sa.Connection, table: sa.Table) -> None:
+    columns = sa.inspect(connection).get_columns(table.name, tables.SCHEMA)
+    identities = {column["name"]: column["identity"]["always"] for column in columns if column.get("identity")}
+    assert identities == {column.name: column.identity.always for column in table.columns if column.identity}
+    assert {column["name"] for column in columns if column.get("computed")} == {
+        column.name for column in table.columns if column.computed
+    }
+
+
+@pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
+def test_every_tenant_table_carries_its_account(table: sa.Table) -> None:
+    reaches_its_account_otherwise = {"accounts", "sessions"}
+    assert ("account_id" in table.c) == (table.name not in reaches_its_account_otherwise)
+
+
+# Rows that are refused
+
+
+class Tenant(NamedTuple):
+    """An account with one of everything that others refer to."""
+
+    account: int
+    user: int
+    board: int
+    column: int
+    card: int
+    tag: int
+
+
+def _tenant(connection: sa.Connection) -> Tenant:
+    account = make.account(connection)
+    board = make.board(connection, account)
+    insert_tag = sa.insert(tables.tags).values(account_id=account, title="bug").returning(tables.tags.c.id)
+    return Tenant(
+        account=account,
+        user=make.user(connection, account),
+        board=board,
+        column=make.column(connection, board),
+        card=make.card(connection, board),
+        tag=connection.execute(insert_tag).scalar_one(),
+    )
+
+
+def _row(table: str, tenant: Tenant) -> dict[str, Any]:
+    """A row that is accepted, with every reference filled in."""
+    on_card = {"card_id": tenant.card, "user_id": tenant.user}
+    rows: dict[str, dict[str, Any]] = {
+        "users": {"name": "Ada"},
+        "boards": {"creator_id": tenant.user, "name": "Roadmap"},
+        "accesses": {"board_id": tenant.board, "user_id": tenant.user},
+        "columns": {"board_id": tenant.board, "name": "Doing"},
+        "cards": {"board_id": tenant.board, "creator_id": tenant.user, "column_id": tenant.column},
+        "assignments": on_card,
+        "watches": on_card,
+        "pins": on_card,
+        "comments": {"card_id": tenant.card, "creator_id": tenant.user, "body": "Done"},
+        "mentions": {
+            "source_type": "card",
+            "source_id": tenant.card,
+            "mentioner_id": tenant.user,
+            "mentionee_id": tenant.user,
+        },
+        "tags": {"title": "feature"},
+        "taggings": {"tag_id": tenant.tag, "card_id": tenant.card},
+        "events": {
+            "board_id": tenant.board,
+            "creator_id": tenant.user,
+            "action": "card_published",
+            "eventable_type": "card",
+            "eventable_id": tenant.card,
+        },
+        "entropies": {"container_type": "board", "container_id": tenant.board, "auto_postpone_period_ms": 1},
+        "notifications": {
+            "user_id": tenant.user,
+            "creator_id": tenant.user,
+            "source_type": "event",
+            "source_id": 1,
+        },
+        "notification_settings": {"user_id": tenant.user},
+        "api_audit_logs": {"user_id": tenant.user, "action": "card.read"},
+        "files": {"storage_key": f"files/{tenant.account}"},
+    }
+    return {"account_id": tenant.account, **rows[table]}
+
+
+def _insert(connection: sa.Connection, table: str, row: dict[str, Any]) -> None:
+    connection.execute(sa.insert(tables.metadata.tables[f"{tables.SCHEMA}.{table}"]).values(**row))
+
+
+def _violated(connection: sa.Connection, table: str, *rows: dict[str, Any]) -> str:
+    """The constraint that refuses the last of the rows; the others are accepted."""
+    connection.execute(sa.text("set constraints all immediate"))  # those that are checked at the commit
+    for row in rows[:-1]:
+        _insert(connection, table, row)
+    with pytest.raises(DBAPIError) as refusal, connection.begin_nested():
+        _insert(connection, table, rows[-1])
+    assert isinstance(refusal.value.orig, psycopg.Error)
+    return str(refusal.value.orig.diag.constraint_name)
+
+
+REFERENCES = {
+    "board_creator_is_of_the_account": ("boards", "creator_id", "user"),
+    "accessed_board_is_of_the_account": ("accesses", "board_id", "board"),
+    "accessing_user_is_of_the_account": ("accesses", "user_id", "user"),
+    "column_board_is_of_the_account": ("columns", "board_id", "board"),
+    "card_board_is_of_the_account": ("cards", "board_id", "board"),
+    "card_creator_is_of_the_account": ("cards", "creator_id", "user"),
+    "card_column_is_of_the_board": ("cards", "column_id", "column"),
+    "assigned_card_is_of_the_account": ("assignments", "card_id", "card"),
+    "assignee_is_of_the_account": ("assignments", "user_id", "user"),
+    "watched_card_is_of_the_account": ("watches", "card_id", "card"),
+    "watcher_is_of_the_account": ("watches", "user_id", "user"),
+    "pinned_card_is_of_the_account": ("pins", "card_id", "card"),
+    "pinner_is_of_the_account": ("pins", "user_id", "user"),
+    "commented_card_is_of_the_account": ("comments", "card_id", "card"),
+    "comment_creator_is_of_the_account": ("comments", "creator_id", "user"),
+    "mentioner_is_of_the_account": ("mentions", "mentioner_id", "user"),
+    "mentionee_is_of_the_account": ("mentions", "mentionee_id", "user"),
+    "tagging_tag_is_of_the_account": ("taggings", "tag_id", "tag"),
+    "tagged_card_is_of_the_account": ("taggings", "card_id", "card"),
+    "event_board_is_of_the_account": ("events", "board_id", "board"),
+    "event_creator_is_of_the_account": ("events", "creator_id", "user"),
+    "board_container_is_of_the_account": ("entropies", "container_id", "board"),
+    "notified_user_is_of_the_account": ("notifications", "user_id", "user"),
+    "notifier_is_of_the_account": ("notifications", "creator_id", "user"),
+    "settings_user_is_of_the_account": ("notification_settings", "user_id", "user"),
+    "audited_user_is_of_the_account": ("api_audit_logs", "user_id", "user"),
+}
+"""Every foreign key that stays within the account: its table, the column, and what that names."""
+
+
+@pytest.mark.parametrize(("constraint", "reference"), REFERENCES.items(), ids=REFERENCES)
+def test_a_reference_into_another_account_is_refused(
+    connection: sa.Connection, constraint: str, reference: tuple[str, str, str]
+) -> None:
+    table, column, target = reference
+    ours, theirs = _tenant(connection), _tenant(connection)
+    row = _row(table, ours)
+    if constraint == "card_column_is_of_the_board":
+        row["creator_id"] = None
+    with connection.begin_nested() as accepted:
+        _insert(connection, table, row)
+        accepted.rollback()
+    stolen = row | {column: getattr(theirs, target)}
+    if constraint == "card_board_is_of_the_account":
+        stolen["column_id"] = None
+    assert _violated(connection, table, stolen) == constraint
+
+
+def test_a_card_in_a_column_of_another_board_of_the_same_account_is_refused(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    elsewhere = make.column(connection, make.board(connection, ours.account))
+    row = _row("cards", ours) | {"column_id": elsewhere}
+    assert _violated(connection, "cards", row) == "card_column_is_of_the_board"
+
+
+def test_every_foreign_key_within_an_account_is_among_those_tested(connection: sa.Connection) -> None:
+    assert _constraints(connection, "c.contype = 'f' and cardinality(c.conkey) > 1") == REFERENCES.keys()
+
+
+def test_every_table_with_an_account_is_bound_to_it_by_every_reference_it_has(connection: sa.Connection) -> None:
+    """A plain reference, beside those to accounts, could point into another account."""
+    plain = "c.contype = 'f' and cardinality(c.conkey) = 1 and c.confrelid <> 'flatearth.accounts'::regclass"
+    assert _constraints(connection, plain) == {"sessions_user_id_fkey"}
+
+
+class Refused(NamedTuple):
+    """Changes to an accepted row: the first are accepted, the last is not."""
+
+    constraint: str
+    table: str
+    changes: tuple[dict[str, Any], ...]
+
+
+REFUSED = [
+    Refused("role_is_known", "users", ({"role": "guest"},)),
+    Refused("one_system_user_per_account", "users", ({"role": "system"}, {"role": "system"})),
+    Refused("involvement_is_known", "accesses", ({"involvement": "ignoring"},)),
+    Refused("one_access_per_person_and_board", "accesses", ({}, {"involvement": "watching"})),
+    Refused("card_status_is_known", "cards", ({"status": "archived"},)),
+    Refused("card_status_is_known", "cards", ({"status": ""},)),
+    Refused("activity_is_finite", "cards", ({"last_active_at": sa.text("'infinity'")},)),
+    Refused("activity_is_finite", "cards", ({"last_active_at": sa.text("'-infinity'")},)),
+    Refused("mention_source_is_known", "mentions", ({"source_type": "board"},)),
+    Refused("one_mention_per_source_and_person", "mentions", ({}, {"mentioner_id": None})),
+    Refused("one_tag_per_title", "tags", ({}, {})),
+    Refused("one_tagging_per_tag_and_card", "taggings", ({}, {})),
+    Refused("eventable_is_known", "events", ({"eventable_type": "board"},)),
+    Refused("container_is_known", "entropies", ({"container_type": "column"},)),
+    Refused("one_period_per_container", "entropies", ({}, {"auto_postpone_period_ms": 2})),
+    Refused("period_is_positive", "entropies", ({"auto_postpone_period_ms": 0},)),
+    Refused("period_is_positive", "entropies", ({"auto_postpone_period_ms": -1},)),
+    Refused("account_container_is_the_account", "entropies", ({"container_type": "account", "container_id": 0},)),
+    Refused("notification_source_is_known", "notifications", ({"source_type": "card"},)),
+    Refused("one_notification_per_person_and_source", "notifications", ({}, {"creator_id": None})),
+    Refused("email_frequency_is_known", "notification_settings", ({"email_frequency": "hourly"},)),
+    Refused("one_file_per_storage_key", "files", ({}, {"byte_size": 1})),
+    Refused("byte_size_is_not_negative", "files", ({"byte_size": -1},)),
+]
+
+
+@pytest.mark.parametrize(
+    "refused", REFUSED, ids=lambda refused: f"{refused.constraint}-{list(refused.changes[-1].values())}"
+)
+def test_a_row_that_breaks_a_rule_is_refused_by_the_constraint_of_that_name(
+    connection: sa.Connection, refused: Refused
+) -> None:
+    row = _row(refused.table, _tenant(connection))
+    assert _violated(connection, refused.table, *[row | change for change in refused.changes]) == refused.constraint
+
+
+def test_every_check_and_every_unique_rule_is_among_those_tested(connection: sa.Connection) -> None:
+    """But for the keys that foreign keys refer to: those repeat a primary key."""
+    rules = _constraints(connection, "c.contype in ('c', 'u') and c.conname not like '%\\_of\\_a%'")
+    unique_indexes = connection.execute(
+        sa.text("""
+            select i.indexrelid::regclass::text from pg_index as i
+            where i.indrelid::regclass::text like 'flatearth.%' and i.indisunique and i.indpred is not null
+        """)
+    ).scalars()
+    rules |= {name.removeprefix("flatearth.") for name in unique_indexes}
+    assert rules - {"one_system_user_per_account"} == {refused.constraint for refused in REFUSED} - {
+        "one_system_user_per_account"
+    }
+
+
+def test_two_accounts_may_each_have_a_system_user_and_the_same_tag(connection: sa.Connection) -> None:
+    for tenant in (_tenant(connection), _tenant(connection)):
+        _insert(connection, "users", _row("users", tenant) | {"role": "system"})
+        _insert(connection, "tags", _row("tags", tenant))
+
+
+def test_an_account_and_its_board_may_each_have_a_period_of_one_millisecond(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    make.period(connection, "account", ours.account, timedelta(milliseconds=1))
+    make.period(connection, "board", ours.board, timedelta(milliseconds=1))
+
+
+def test_the_board_of_a_period_follows_from_its_container(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    make.period(connection, "account", ours.account, make.DAY)
+    make.period(connection, "board", ours.board, make.DAY)
+    query = sa.select(tables.entropies.c.container_type, tables.entropies.c.board_id)
+    rows = connection.execute(query.where(tables.entropies.c.account_id == ours.account)).all()
+    assert dict(tuple(row) for row in rows) == {"account": None, "board": ours.board}
+
+
+# What goes with what
+
+
+def test_deleting_an_account_takes_all_that_is_its_and_nothing_else(database: str) -> None:
+    engine = db.engine(database, "tests")
+    with engine.begin() as connection:
+        ours, theirs = _tenant(connection), _tenant(connection)
+        filled = [table for table in tables.metadata.sorted_tables if "account_id" in table.c]
+        for tenant in (ours, theirs):
+            for table in filled:
+                _insert(connection, table.name, _row(table.name, tenant))
+    with engine.begin() as connection:
+        connection.execute(sa.delete(tables.accounts).where(tables.accounts.c.id == ours.account))
+    with engine.begin() as connection:
+        for table in filled:
+            assert set(connection.execute(sa.select(table.c.account_id)).scalars()) == {theirs.account}, table.name
+    engine.dispose()
+
+
+def test_deleting_a_person_leaves_the_boards_and_cards_they_made_without_a_creator(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    _insert(connection, "boards", _row("boards", ours))
+    _insert(connection, "cards", _row("cards", ours))
+    connection.execute(sa.delete(tables.users).where(tables.users.c.id == ours.user))
+    for table in (tables.boards, tables.cards):
+        query = sa.select(table.c.creator_id).where(table.c.account_id == ours.account)
+        assert connection.execute(query).scalars().all() == [None, None]
+
+
+def test_a_person_with_events_cannot_be_deleted(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    _insert(connection, "events", _row("events", ours))
+    connection.execute(sa.text("set constraints all immediate"))  # were it checked at the commit
+    person = sa.delete(tables.users).where(tables.users.c.id == ours.user)
+    with pytest.raises(IntegrityError, match="event_creator_is_of_the_account"), connection.begin_nested():
+        connection.execute(person)
+
+
+def test_deleting_a_column_leaves_its_cards_on_their_board(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    _insert(connection, "cards", _row("cards", ours))
+    connection.execute(sa.delete(tables.columns).where(tables.columns.c.id == ours.column))
+    query = sa.select(tables.cards.c.board_id, tables.cards.c.column_id)
+    assert set(connection.execute(query.where(tables.cards.c.account_id == ours.account)).all()) == {(ours.board, None)}
+
+
+def test_deleting_a_board_takes_its_period(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    make.period(connection, "board", ours.board, make.DAY)
+    connection.execute(sa.delete(tables.boards).where(tables.boards.c.id == ours.board))
+    query = sa.select(sa.func.count()).where(tables.entropies.c.account_id == ours.account)
+    assert connection.execute(query).scalar_one() == 0
+
+
+def _constraints(connection: sa.Connection, which: str) -> set[str]:
+    query = f"""
+        select c.conname from pg_constraint as c
+        where c.connamespace = 'flatearth'::regnamespace and {which}
+        and c.conrelid::regclass::text !~ 'yoyo|migration_checksums'
+    """
+    return set(connection.execute(sa.text(query)).scalars())
