@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database, migrate, schema, server
 from flatearth_pipelines.entropy.commands import entropy
@@ -139,8 +140,9 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except FlatEarthError as error:
         _fail(f"Error: {error}", error.exit_code)
-    except psycopg.Error as error:
-        _fail(f"Error: Postgres says: {' '.join(str(error).split())}", 1)
+    except (psycopg.Error, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        _fail(f"Error: Postgres says: {' '.join(str(cause).split())}", 1)
     sys.exit(0)
 
 

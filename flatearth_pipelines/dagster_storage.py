@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+import click
 import psycopg
 import sqlalchemy as sa
 from dagster._serdes import ConfigurableClassData
@@ -10,6 +11,7 @@ from dagster_postgres import DagsterPostgresStorage
 from psycopg.conninfo import conninfo_to_dict
 
 from flatearth_pipelines import database
+from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.settings import Settings
 
 _PREPARED = "select to_regclass('dagster.instance_info') is not null"
@@ -30,8 +32,12 @@ class SameDatabaseStorage(DagsterPostgresStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:  # noqa: ARG003
         """Open the storage, and create its tables at the first opening of all."""
-        conninfo = database.connection_string(Settings.from_environment())
-        with database.connect(conninfo, "flatearth dagster storage") as connection:
+        try:
+            conninfo = database.connection_string(Settings.from_environment())
+            session = database.connect(conninfo, "flatearth dagster storage")
+        except FlatEarthError as error:
+            raise click.ClickException(str(error)) from None
+        with session as connection:
             if connection.execute(_PREPARED).fetchone() == (True,):
                 return cls(dagster_url(conninfo), inst_data=inst_data)
             # Two processes that create Dagster's tables at once fail; the end of the transaction unlocks.

@@ -21,6 +21,7 @@ SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD 
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
 AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(:name, 0)
 """)
 

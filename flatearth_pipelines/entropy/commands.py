@@ -1,6 +1,6 @@
 """`flatearth entropy`: periods, what is due soon, and what a run would do."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import click
 import polars as pl
@@ -42,7 +42,7 @@ def show(board_id: int, as_of: str | None, as_json: bool) -> None:
     print_json(row) if as_json else print_rows([row], as_json=False)
 
 
-@entropy.command("set")
+@entropy.command("set", context_settings={"ignore_unknown_options": True})
 @_account
 @_board
 @_actor
@@ -72,9 +72,9 @@ def clear(account_id: int | None, board_id: int | None, actor_id: int | None) ->
 @_json
 def soon(board_id: int, actor_id: int | None, as_of: str | None, as_json: bool) -> None:
     """List the cards of BOARD that will be postponed soon, longest idle first."""
-    at = instant(as_of) if as_of else None
+    at = instant(as_of) if as_of is not None else None
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
-        actor_id = actor_id or storage.read_default_actor(connection, "board", board_id)
+        actor_id = storage.read_default_actor(connection, "board", board_id) if actor_id is None else actor_id
         cards = storage.postponing_soon(connection, actor_id, board_id, at)
     print_rows(cards.to_dicts(), as_json=as_json, empty="No card will be postponed soon.")
 
@@ -97,7 +97,7 @@ def preview(board_id: int | None, as_of: str | None, as_json: bool) -> None:
         print_rows(seen.cards[:_LISTED], as_json=False)
         if len(seen.cards) > _LISTED:
             console().print(f"... and {len(seen.cards) - _LISTED:,} more cards (all of them with --json)")
-    at = f"{seen.as_of:%Y-%m-%d %H:%M} UTC"
+    at = f"{seen.as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     console().print(f"\nAs of {at} {seen.due:,} cards are due, {seen.soon - seen.due:,} more will be soon.")
 
 
@@ -125,7 +125,7 @@ class _Forecast:
 
 def _forecast(board_id: int | None, as_of: str | None) -> _Forecast:
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
-        at = instant(as_of) if as_of else database.now(connection)
+        at = instant(as_of) if as_of is not None else database.now(connection)
         boards = storage.read_boards(connection, board_id=board_id)
         if board_id is not None and boards.is_empty():
             raise NotFound(f"There is no board {board_id}, or its account is cancelled")
@@ -167,5 +167,5 @@ def _container(account_id: int | None, board_id: int | None) -> tuple[str, int]:
 
 def _change(container: tuple[str, int], actor_id: int | None, period: int | None) -> None:
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
-        actor_id = actor_id or storage.read_default_actor(connection, *container)
+        actor_id = storage.read_default_actor(connection, *container) if actor_id is None else actor_id
         storage.set_auto_postpone_period(connection, actor_id, *container, period)

@@ -1,6 +1,6 @@
 """Periods as people write them: in days."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 
 from flatearth_pipelines.errors import WrongUsage
 
@@ -17,8 +17,12 @@ def period_ms(days: str) -> int:
     """
     try:
         milliseconds = Decimal(days) * MILLISECONDS_A_DAY
-    except InvalidOperation:
+    except DecimalException:
         milliseconds = Decimal("NaN")
+    if milliseconds.is_finite() and 0 < milliseconds <= _MOST_MS:
+        nearest = milliseconds.to_integral_value()
+        # A day has 27 as a factor, so that `in_days` cannot be exact: the last digits that it gave are let pass.
+        milliseconds = nearest if abs(milliseconds - nearest) <= nearest * Decimal("1e-24") else milliseconds
     if not milliseconds.is_finite() or not 0 < milliseconds <= _MOST_MS or milliseconds != int(milliseconds):
         raise WrongUsage(f"{days!r} is not a period: it takes a positive number of days, such as 30 or 0.5")
     return int(milliseconds)
