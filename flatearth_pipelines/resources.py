@@ -7,6 +7,7 @@ from datetime import datetime
 import dagster as dg
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
@@ -37,7 +38,7 @@ class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic fo
         """
         application = f"flatearth {context.job_name} {context.run_id[:8]}"
         pool = database.engine(database.prepare(Settings.from_environment()), application)
-        sa.event.listen(pool, "invalidate", _cancel_statement)  # SQLAlchemy drops a connection that is interrupted
+        event.listen(pool, "invalidate", _cancel_statement)  # SQLAlchemy drops a connection that is interrupted
         try:
             with pool.connect() as connection:
                 driver = connection.connection.driver_connection

@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from flatearth_pipelines import database as db
@@ -89,12 +90,16 @@ class _new_database:  # noqa: N801 - used as a function
 
     def __enter__(self) -> str:
         with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(f'create database "{self._name}" template "{self._template}" strategy file_copy')
+            connection.execute(
+                sql.SQL("create database {} template {} strategy wal_log").format(
+                    sql.Identifier(self._name), sql.Identifier(self._template)
+                )
+            )
         return self._name
 
     def __exit__(self, *_: object) -> None:
         with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(f'drop database "{self._name}" with (force)')
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self._name)))
 
 
 def _in_environment(monkeypatch: pytest.MonkeyPatch, conninfo: str) -> str:

@@ -19,7 +19,7 @@ def period_ms(days: str) -> int:
         milliseconds = Decimal(days) * MILLISECONDS_A_DAY
     except DecimalException:
         milliseconds = Decimal("NaN")
-    if milliseconds.is_finite() and 0 < milliseconds <= _MOST_MS:
+    if milliseconds.is_finite() and 0 < milliseconds < _MOST_MS + 1:
         nearest = milliseconds.to_integral_value()
         # A day has 27 as a factor, so that `in_days` cannot be exact: the last digits that it gave are let pass.
         milliseconds = nearest if abs(milliseconds - nearest) <= nearest * Decimal("1e-24") else milliseconds

@@ -110,8 +110,8 @@ recorded AS (
 SELECT string_agg(int8send(id), ''), (SELECT count(*) FROM recorded) FROM postponed
 """
 # LATERAL and coalesce keep it to one look-up by id per card: the plain predicate matches the partial index, which a
-# planner without statistics would read whole for every card. NO KEY UPDATE leaves foreign-key checks on the cards alone. A row that somebody holds is becoming active: skipped. A
-# locked row stays in its place, so the update needs no second look-up by id.
+# planner without statistics would read whole for every card. NO KEY UPDATE leaves foreign-key checks alone. A row that
+# somebody holds is becoming active: skipped. A locked row stays in its place, which the update finds it by.
 
 _PROBE_BY_INDEX = """
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL lock_timeout = '2s'
