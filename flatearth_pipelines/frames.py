@@ -1,5 +1,8 @@
 """Postgres <-> Polars: the only place where rows change shape. Every schema is stated, none inferred."""
 
+import struct
+import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any, LiteralString, cast
 
@@ -7,9 +10,13 @@ import polars as pl
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
+from psycopg.adapt import Dumper
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: what `timestamptz_send` counts from."""
+
+_INT8 = 20
+"""The type of `bigint`, by its OID."""
 
 _COPY_ROWS = 100_000
 """Rows turned to csv at a time, which bounds the memory of `append_frame`."""
@@ -36,10 +43,37 @@ def read_packed(
     )
 
 
-def bigint_array(values: pl.Series) -> str:
-    """The integers as a Postgres array literal, to be bound as text and cast to `int8[]`; null stays null."""
-    joined: str = values.cast(pl.String()).fill_null("null").str.join(",").item()
-    return f"{{{joined}}}"
+class BigintArray(bytes):
+    """An `int8[]` to bind, as Postgres takes it in binary: four times as fast there as text."""
+
+
+def bigint_array(values: pl.Series) -> BigintArray:
+    """The integers as an `int8[]` to bind; null stays null."""
+    count = len(values)
+    nulls = values.null_count() > 0
+    header = struct.pack(">iiI", 1 if count else 0, nulls, _INT8) + (struct.pack(">ii", count, 1) if count else b"")
+    if nulls:
+        elements = (b"\xff\xff\xff\xff" if value is None else struct.pack(">iq", 8, value) for value in values)
+        return BigintArray(header + b"".join(elements))
+    numbers = array("q", values.to_list())
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    packed, framed = numbers.tobytes(), bytearray(12 * count)
+    framed[3::12] = b"\x08" * count  # each element: its length in four bytes, then itself
+    for place in range(8):
+        framed[4 + place :: 12] = packed[place::8]
+    return BigintArray(header + framed)
+
+
+class _BigintArrayDumper(Dumper):
+    format = psycopg.pq.Format.BINARY
+    oid = 1016  # int8[]
+
+    def dump(self, obj: BigintArray) -> bytes:
+        return obj
+
+
+psycopg.adapters.register_dumper(BigintArray, _BigintArrayDumper)
 
 
 def append_frame(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:

@@ -280,7 +280,7 @@ def prefer_probes(connection: sa.Connection) -> None:
 
 def _among(column: sa.ColumnElement[int], ids: pl.Series) -> sa.ColumnElement[bool]:
     """One array to bind, however many ids there are."""
-    return column == sa.any_(sa.cast(sa.literal(bigint_array(ids), sa.Text), sa.ARRAY(sa.BigInteger)))
+    return column == sa.any_(sa.literal(bigint_array(ids), sa.types.NullType()))
 
 
 def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:
