@@ -24,7 +24,7 @@ TUNING = {
     "max_wal_size": "4GB",
     "work_mem": "16MB",
 }
-"""What a machine of 16 GB or more is given: a quarter of it, by Postgres's manual. Everything else is Postgres's default: fsync is on."""
+"""What a machine of 16 GB is given: a quarter of it, by Postgres's manual. The rest is by default: fsync is on."""
 
 _CLONE = "clone"
 

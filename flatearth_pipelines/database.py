@@ -58,21 +58,28 @@ def connect(conninfo: str, application: str) -> psycopg.Connection:
     Raises:
         DatabaseUnavailable: in one line, without the password.
     """
-    options = " ".join(filter(None, [str(conninfo_to_dict(conninfo).get("options") or ""), _SESSION]))
     try:
-        return psycopg.connect(make_conninfo(conninfo, options=options, application_name=application))
+        return psycopg.connect(_session(conninfo, application))
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"Postgres cannot be reached: {_one_line(error)}") from None
 
 
-def engine(conninfo: str, application: str) -> sa.Engine:
-    """A SQLAlchemy engine over `connect`; two connections at most, checked before use."""
+async def connect_async(conninfo: str, application: str) -> psycopg.AsyncConnection:
+    """As `connect`, for an event loop, and in autocommit mode."""
+    try:
+        return await psycopg.AsyncConnection.connect(_session(conninfo, application), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"Postgres cannot be reached: {_one_line(error)}") from None
+
+
+def engine(conninfo: str, application: str, connections: int = 2) -> sa.Engine:
+    """A SQLAlchemy engine over `connect`; so many connections at most, checked before use."""
     return sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: connect(conninfo, application),
         use_native_hstore=False,  # saves a look-up of the type at every first connection
         pool_size=1,
-        max_overflow=1,
+        max_overflow=connections - 1,
         pool_pre_ping=True,
     )
 
@@ -109,6 +116,11 @@ def now(connection: sa.Connection) -> datetime:
     """The instant at which the connection's transaction began, by the database's clock: no other machine's counts."""
     instant: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
     return instant
+
+
+def _session(conninfo: str, application: str) -> str:
+    options = " ".join(filter(None, [str(conninfo_to_dict(conninfo).get("options") or ""), _SESSION]))
+    return make_conninfo(conninfo, options=options, application_name=application)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,15 +1,27 @@
 """The code location `flatearth`: the features' jobs, schedules and sensors, and the resources that they ask for."""
 
+import warnings
+
 import dagster as dg
 
 from flatearth_pipelines.entropy import definitions as entropy
+from flatearth_pipelines.handlers import HANDLERS
+from flatearth_pipelines.queue import definitions as queue
 from flatearth_pipelines.resources import Clock, Postgres
+
+# dagster 1.13.27 warns of its own default when definitions with a sensor are merged.
+warnings.filterwarnings("ignore", message="Parameter `owners` of initializer `SensorDefinition")
 
 defs = dg.Definitions.merge(
     dg.Definitions(
-        resources={"clock": Clock(), "postgres": Postgres()},
+        resources={
+            "clock": Clock(),
+            "job_handlers": dg.ResourceDefinition.hardcoded_resource(HANDLERS, "What the queue can run."),
+            "postgres": Postgres(),
+        },
         # One process a run: a process per op, Dagster's default, costs two seconds each.
         executor=dg.in_process_executor,
     ),
     entropy.defs,
+    queue.defs,
 )

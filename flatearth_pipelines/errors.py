@@ -5,6 +5,8 @@
     │   └── WrongSetting      the value stands in an environment variable
     ├── NotFound              no such account, board or card
     ├── NotPermitted          the actor may not do this
+    ├── LimitReached          the account has used up what it may in this minute
+    ├── LeaseLost             a drain was too slow to keep its jobs: they belong to somebody else
     └── DatabaseUnavailable   Postgres is not there, refuses, or broke off
         └── WrongSchema       Postgres is there, but not at the version of this code
 
@@ -34,6 +36,14 @@ class NotFound(FlatEarthError):
 
 class NotPermitted(FlatEarthError):
     """The actor is inactive, of another account, or lacks the role."""
+
+
+class LimitReached(FlatEarthError):
+    """Beyond what an account may do in a minute; nothing was written."""
+
+
+class LeaseLost(FlatEarthError):
+    """The lease of a drain ran out, or was taken away: nothing that it does counts any more."""
 
 
 class DatabaseUnavailable(FlatEarthError):

@@ -4,8 +4,10 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from psycopg import Error as PsycopgError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -30,6 +32,16 @@ class Settings:
     postgres_programs: Path | None
     """`FLATEARTH_PG_BIN`: a directory with `initdb` and `pg_ctl`. None (unset): those of the embedded server."""
 
+    smtp_url: str = "file:.flatearth/outbox"
+    """`FLATEARTH_SMTP_URL`: `smtp[s]://user:password@host:port`, or `file:` and a directory. Unset: the outbox of
+    `home`."""
+
+    mail_from: str = "Flat Earth <notifications@flatearth.local>"
+    """`FLATEARTH_MAIL_FROM`: the sender of every email."""
+
+    alert_email: str | None = None
+    """`FLATEARTH_ALERT_EMAIL`: who hears of dead jobs. None (unset): nobody; a warning in the log."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the variables; an empty one counts as unset.
@@ -40,10 +52,17 @@ class Settings:
         home = environment.get("FLATEARTH_HOME")
         database = environment.get("FLATEARTH_DATABASE_URL")
         programs = environment.get("FLATEARTH_PG_BIN")
+        smtp = environment.get("FLATEARTH_SMTP_URL")
+        sender = environment.get("FLATEARTH_MAIL_FROM")
+        alerted = environment.get("FLATEARTH_ALERT_EMAIL")
+        place = _directory(home) if home else project() / ".flatearth"
         return cls(
-            home=_directory(home) if home else project() / ".flatearth",
+            home=place,
             database=_connection_string(database) if database else None,
             postgres_programs=_program_directory(programs) if programs else None,
+            smtp_url=_smtp_url(smtp) if smtp else f"file:{place / 'outbox'}",
+            mail_from=_mailbox("FLATEARTH_MAIL_FROM", sender) if sender else cls.mail_from,
+            alert_email=_mailbox("FLATEARTH_ALERT_EMAIL", alerted) if alerted else None,
         )
 
 
@@ -78,3 +97,22 @@ def _program_directory(value: str) -> Path:
     if not (directory / "pg_ctl").is_file():
         raise WrongSetting("FLATEARTH_PG_BIN has no pg_ctl: it takes the directory of Postgres's server programs")
     return directory
+
+
+def _smtp_url(value: str) -> str:
+    with contextlib.suppress(ValueError):
+        url = urlsplit(value)
+        if url.scheme == "file" and url.path:
+            return f"file:{Path(unquote(url.path)).absolute()}"
+        if url.scheme in {"smtp", "smtps"} and url.hostname and (url.port or 25) > 0:
+            return value
+    raise WrongSetting(
+        "FLATEARTH_SMTP_URL is not right: it takes smtp[s]://user:password@host:port or file:<directory>"
+    )
+
+
+def _mailbox(variable: str, value: str) -> str:
+    _, address = parseaddr(value)
+    if "@" not in address or any(sign in value for sign in "\r\n\0"):
+        raise WrongSetting(f"{variable} is not an address: it takes name@example.com or Name <name@example.com>")
+    return value

@@ -10,6 +10,9 @@ SCHEMA = "flatearth"
 
 metadata = sa.MetaData(schema=SCHEMA)
 
+views = sa.MetaData(schema=SCHEMA)
+"""What is read but never written; Postgres takes every column of a view to be nullable."""
+
 
 def _id() -> sa.Column[int]:
     return sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True)
@@ -187,3 +190,54 @@ files = _table(
     sa.Column("byte_size", sa.BigInteger, nullable=False),
     _at("created_at"),
 )
+
+cron_jobs = _table(
+    "cron_jobs",
+    _id(),
+    _text("name"),
+    _text("pattern"),
+    _text("time_zone"),
+    _text("handler"),
+    sa.Column("payload", JSONB, nullable=False),
+    _flag("enabled"),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("max_attempts", sa.SmallInteger),
+    sa.Column("backoff", JSONB),
+    sa.Column("timeout_ms", sa.Integer),
+    _key("account_id", nullable=True),
+    _at("next_run_at", nullable=True),
+    _at("last_run_at", nullable=True),
+    _key("last_job_id", nullable=True),
+    _key("run_count"),
+    _text("last_error", nullable=True),
+    _at("created_at"),
+)
+
+jobs = sa.Table(
+    "jobs",
+    views,
+    _key("id", nullable=True),
+    _text("handler", nullable=True),
+    _text("state", nullable=True),
+    sa.Column("attempts", sa.SmallInteger),
+    sa.Column("max_attempts", sa.SmallInteger),
+    _text("last_error", nullable=True),
+    _key("account_id", nullable=True),
+    sa.Column("priority", sa.Integer),
+    _at("run_at", nullable=True),
+    _at("created_at", nullable=True),
+    _at("started_at", nullable=True),
+    _at("finished_at", nullable=True),
+    _text("job_key", nullable=True),
+    _text("concurrency_key", nullable=True),
+    sa.Column("backoff", JSONB),
+    sa.Column("timeout_ms", sa.Integer),
+    _text("origin", nullable=True),
+    _key("cron_job_id", nullable=True),
+    sa.Column("payload", JSONB),
+    sa.Column("result", JSONB),
+    sa.Column("progress", sa.REAL),
+    _text("progress_line", nullable=True),
+    _text("parked", nullable=True),
+)
+"""A view: every job, unfinished or ended."""

@@ -44,6 +44,7 @@ SELECT
     string_agg(int8send(auto_postpone_period_ms), '')
 FROM flatearth.entropies
 WHERE account_id %% %(shards)s = %(shard)s
+AND (%(account_id)s::int8 IS NULL OR account_id = %(account_id)s)
 """
 
 _STALE_CARDS = """
@@ -145,9 +146,12 @@ def read_boards(connection: sa.Connection, shard: Shard = EVERY_ACCOUNT, board_i
     return read_packed(connection, _BOARDS, parameters, BOARDS)
 
 
-def read_periods(connection: sa.Connection, shard: Shard = EVERY_ACCOUNT) -> pl.DataFrame:
-    """The `PERIODS` that accounts and boards chose."""
-    periods = read_packed(connection, _PERIODS, {"shard": shard.remainder, "shards": shard.of}, PERIODS)
+def read_periods(
+    connection: sa.Connection, shard: Shard = EVERY_ACCOUNT, account_id: int | None = None
+) -> pl.DataFrame:
+    """The `PERIODS` that accounts and boards chose, or those of the one account."""
+    parameters = {"shard": shard.remainder, "shards": shard.of, "account_id": account_id}
+    periods = read_packed(connection, _PERIODS, parameters, PERIODS)
     return periods.with_columns(pl.when(pl.col("board_id") >= 0).then("board_id"))
 
 
@@ -245,19 +249,29 @@ def postponing_soon(
         return read_frame(connection, query, SOON_CARDS)
 
 
+def read_active_card(connection: sa.Connection, card_id: int) -> pl.DataFrame:
+    """The one card as `CARDS`; no row when it is not active, or not there."""
+    query = (
+        sa.select(cards.c.id, cards.c.account_id, cards.c.board_id, cards.c.last_active_at)
+        .join(accounts, accounts.c.id == cards.c.account_id)
+        .where(cards.c.id == card_id, _ACTIVE, accounts.c.cancelled_at.is_(None))
+    )
+    return read_frame(connection, query, CARDS)
+
+
+def postpone_within(connection: sa.Connection, stale: pl.DataFrame, as_of: datetime) -> Postponed:
+    """As `postpone`, in the transaction that the connection is in: a deadlock is its caller's to repeat."""
+    prefer_probes(connection)
+    return _postpone(connection, _batch(stale, as_of))
+
+
 def postpone(connection: sa.Connection, stale: pl.DataFrame, as_of: datetime) -> Postponed:
     """Postpone these attributed cards in one transaction, each with its event, and return what really changed.
 
     A card that was touched, moved, closed or postponed since it was read is left alone, and so is one that somebody is
     writing to. So is the whole batch, when it loses a deadlock three times or waits 2 s for a board or an actor.
     """
-    batch = {
-        "card_ids": bigint_array(stale["card_id"]),
-        "board_ids": bigint_array(stale["board_id"]),
-        "seen_us": bigint_array(stale["last_active_at"].dt.epoch("us")),
-        "actor_ids": bigint_array(stale["actor_id"]),
-        "as_of": as_of,
-    }
+    batch = _batch(stale, as_of)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with connection.begin():
@@ -281,6 +295,16 @@ def prefer_probes(connection: sa.Connection) -> None:
 def _among(column: sa.ColumnElement[int], ids: pl.Series) -> sa.ColumnElement[bool]:
     """One array to bind, however many ids there are."""
     return column == sa.any_(sa.literal(bigint_array(ids), sa.types.NullType()))
+
+
+def _batch(stale: pl.DataFrame, as_of: datetime) -> dict[str, Any]:
+    return {
+        "card_ids": bigint_array(stale["card_id"]),
+        "board_ids": bigint_array(stale["board_id"]),
+        "seen_us": bigint_array(stale["last_active_at"].dt.epoch("us")),
+        "actor_ids": bigint_array(stale["actor_id"]),
+        "as_of": as_of,
+    }
 
 
 def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:

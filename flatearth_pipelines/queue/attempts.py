@@ -1,0 +1,347 @@
+"""The workers of a drain: they run its jobs, with bounded concurrency and within their time limits."""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue.backoff import backoff_from_json, waiting_time
+from flatearth_pipelines.queue.handlers import (
+    Context,
+    Guarantee,
+    Handler,
+    Refused,
+    Registry,
+    Result,
+    Retry,
+    Stopped,
+    invalidity,
+    one_line,
+)
+from flatearth_pipelines.queue.leases import Job
+from flatearth_pipelines.queue.ledger import Ledger
+from flatearth_pipelines.queue.results import kept_result
+
+_YIELD_JOBS = 8
+"""A worker whose jobs never wait lets the others have a turn after this many."""
+
+_TELL_JOBS = 500
+"""So many ended jobs are worth recording."""
+
+_WATCH_SECONDS = 0.1
+"""How often time limits are looked at."""
+
+_OUT_OF_TIME = "time limit"
+_STOPPING = "the worker is stopping"
+
+
+class _Running:
+    """A job at work."""
+
+    __slots__ = (
+        "cancelled", "context", "deadline", "driver", "handler", "interrupt", "interrupted", "job", "limit", "task",
+        "thread_end",
+    )  # fmt: skip
+
+    def __init__(self, job: Job, handler: Handler, context: Context, limit: float) -> None:
+        self.job = job
+        self.handler = handler
+        self.context = context
+        self.limit = limit
+        self.deadline = time.monotonic() + limit
+        self.cancelled: str | None = None
+        """Why an application or an operator wants it to stop; it may take its time."""
+        self.interrupted: str | None = None
+        """Why the drain does not wait for it: `_OUT_OF_TIME` or `_STOPPING`."""
+        self.task: asyncio.Task[None] | None = None
+        """The worker, while it awaits an `async` handler."""
+        self.interrupt: Callable[[], None] | None = None
+        """Ends the wait for a thread, and the statement that it waits for."""
+        self.driver: psycopg.Connection | None = None
+        self.thread_end: asyncio.Future[None] | None = None
+
+
+class Workers:
+    """As many coroutines as jobs may run at once; plain functions run in threads, each for one job."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        engine: sa.Engine,
+        lease_id: int,
+        *,
+        now: Callable[[], datetime],
+        note_progress: Callable[[int, float, str], None],
+        concurrency: int,
+        own_run: bool,
+    ) -> None:
+        self.wake = asyncio.Event()
+        """Set when there is something to record, or room for more."""
+        self._registry = registry
+        self._ledger = ledger
+        self._engine = engine
+        self._lease = lease_id
+        self._now = now
+        self._note_progress = note_progress
+        self._concurrency = concurrency
+        self._own_run = own_run
+        self._stopping = False
+        self._buffer: asyncio.Queue[Job] = asyncio.Queue()
+        self._running: dict[int, _Running] = {}
+        self._cancel_unstarted: dict[int, str] = {}
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(concurrency)]
+        self._tasks.append(asyncio.create_task(self._watch()))
+
+    def put(self, jobs: Iterable[Job]) -> None:
+        """Run these too."""
+        for job in jobs:
+            self._buffer.put_nowait(job)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs have not begun."""
+        return self._buffer.qsize()
+
+    @property
+    def room(self) -> int:
+        """How many more could begin at once; negative when more are waiting."""
+        return self._concurrency - len(self._running) - self._buffer.qsize()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self._running) or not self._buffer.empty()
+
+    def hand_back_waiting(self) -> None:
+        """Begin nothing more."""
+        self._stopping = True
+        while not self._buffer.empty():
+            self._ledger.hand_back(self._buffer.get_nowait().id)
+
+    def ask_to_stop(self, reason: str = _STOPPING) -> None:
+        """Tell what runs, through its context, that the worker is stopping."""
+        for running in self._running.values():
+            running.context.request_stop(reason)
+
+    def give_up(self) -> None:
+        """Do not wait any longer for what runs: it is handed back, or has failed where it may run only once."""
+        for running in list(self._running.values()):
+            self._interrupt(running, _STOPPING)
+
+    def tell_cancelled(self, requests: Iterable[tuple[int, str]]) -> None:
+        """These jobs were cancelled, for that reason."""
+        for job_id, reason in requests:
+            running = self._running.get(job_id)
+            if running is not None and running.cancelled is None:
+                running.cancelled = reason
+                running.context.request_stop(reason)
+            elif running is None and self._ledger.holds(job_id):
+                self._cancel_unstarted.setdefault(job_id, reason)
+
+    async def end(self) -> None:
+        """Cancel the coroutines. A thread that still runs goes on, but nothing waits for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        since_turn = 0
+        while True:
+            job = await self._buffer.get()
+            handler = self._registry.get(job.handler)
+            if job.id in self._cancel_unstarted:
+                self._ledger.cancel(job.id, self._cancel_unstarted.pop(job.id))
+            elif handler is None:
+                known = ", ".join(sorted(self._registry.handlers))
+                self._ledger.fail(job.id, f"There is no handler {job.handler!r}: there are {known}", None)
+            elif handler.own_run and not self._own_run:
+                self._ledger.move(job.id)
+            else:
+                await self._attempt(job, handler)
+            self._ledger.ended += 1
+            if self._ledger.ended % _TELL_JOBS == 0 or self._buffer.empty():
+                self.wake.set()
+            since_turn += 1
+            if since_turn >= _YIELD_JOBS:
+                since_turn = 0
+                await asyncio.sleep(0)
+
+    async def _attempt(self, job: Job, handler: Handler) -> None:
+        try:
+            payload = handler.payload.model_validate_json(job.payload)
+        except ValidationError as error:
+            self._ledger.fail(job.id, f"The payload is not valid: {invalidity(error)}", None)
+            return
+        limit = job.timeout_ms / 1000 if job.timeout_ms else handler.timeout.total_seconds()
+        context = Context(job.id, job.attempts, job.account_id, self._note_progress)
+        running = _Running(job, handler, context, limit)
+        self._running[job.id] = running
+        try:
+            if handler.is_async:
+                running.task = asyncio.current_task()
+                result: Result = await cast("Any", handler.run(context, payload))
+                running.task = None
+            else:
+                result = await self._in_thread(running, payload)
+            self._end(running, result)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if running.interrupted is None or task is None:
+                raise
+            task.uncancel()
+            self._end_interrupted(running)
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything, and that is its job's failure
+            self._end_failed(running, error)
+        finally:
+            running.task = None
+            del self._running[job.id]
+        if running.thread_end is not None:  # interrupted, but a thread cannot be killed: it keeps its place
+            await running.thread_end
+
+    def _end(self, running: _Running, result: Result) -> None:
+        """The handler returned."""
+        job = running.job
+        if running.interrupted is not None:
+            self._end_interrupted(running)
+        elif running.handler.guarantee is Guarantee.TRANSACTIONAL:
+            self._ledger.settled(job.id)
+        elif running.cancelled is not None:
+            self._ledger.cancel(job.id, running.cancelled)
+        else:
+            self._ledger.succeed(job.id, result)
+
+    def _end_failed(self, running: _Running, error: Exception) -> None:
+        """The handler raised."""
+        job = running.job
+        if isinstance(error, _LeftToOthers):
+            self._ledger.leave(job.id)
+        elif running.interrupted is not None:
+            self._end_interrupted(running)
+        elif running.cancelled is not None:
+            self._ledger.cancel(job.id, running.cancelled)
+        elif isinstance(error, Stopped) and self._stopping:
+            self._give_back(running)
+        else:
+            self._ledger.fail(job.id, one_line(error), self._retry_in_ms(running, error))
+
+    def _end_interrupted(self, running: _Running) -> None:
+        """The drain did not wait for the handler any longer."""
+        if running.interrupted == _STOPPING:
+            self._give_back(running)
+        elif running.cancelled is not None:
+            self._ledger.cancel(running.job.id, running.cancelled)
+        else:
+            error = TimeoutError(f"not done within its time limit of {running.limit:g} s")
+            self._ledger.fail(running.job.id, one_line(error), self._retry_in_ms(running, error))
+
+    def _give_back(self, running: _Running) -> None:
+        if running.handler.guarantee is Guarantee.AT_MOST_ONCE:
+            self._ledger.fail(running.job.id, "The worker was stopped, and this handler runs at most once", None)
+        else:
+            self._ledger.hand_back(running.job.id)
+
+    def _retry_in_ms(self, running: _Running, error: Exception) -> int | None:
+        """Milliseconds until the next attempt, or None when there is none."""
+        handler, job = running.handler, running.job
+        if isinstance(error, Refused) or handler.guarantee is Guarantee.AT_MOST_ONCE:
+            return None
+        if job.attempts >= (job.max_attempts or handler.max_attempts):
+            return None
+        if isinstance(error, Retry) and error.at is not None:
+            return max(0, round((error.at - self._now()).total_seconds() * 1000))
+        if isinstance(error, Retry) and error.after is not None:
+            return max(0, round(error.after.total_seconds() * 1000))
+        backoff = backoff_from_json(job.backoff) if job.backoff else handler.backoff
+        return round(waiting_time(backoff, job.attempts, random.random()).total_seconds() * 1000)  # noqa: S311
+
+    async def _in_thread(self, running: _Running, payload: object) -> Result:
+        """Run a plain handler in a thread, and wait for it, or for being interrupted."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def interrupt() -> None:
+            if not done.done():
+                running.thread_end = ended
+                done.set_exception(InterruptedError())
+            if running.driver is not None:
+                threading.Thread(target=_cancel_statement, args=(running.driver,), daemon=True).start()
+
+        def settle(result: Result, error: BaseException | None) -> None:
+            ended.set_result(None)
+            if done.done():
+                return
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error if isinstance(error, Exception) else RuntimeError(one_line(error)))
+
+        def body() -> None:
+            result: Result = None
+            failure: BaseException | None = None
+            try:
+                result = self._call(running, payload)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the job is
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it everybody who waits
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        running.interrupt = interrupt
+        threading.Thread(target=body, name=f"job {running.job.id}", daemon=True).start()
+        return await done
+
+    def _call(self, running: _Running, payload: object) -> Result:
+        """In a thread: the handler, and for a transactional one the completion of its job, in one transaction."""
+        handler, context = running.handler, running.context
+        if handler.guarantee is not Guarantee.TRANSACTIONAL:
+            return cast("Result", handler.run(context, payload))
+        with self._engine.connect() as connection:
+            running.driver = connection.connection.driver_connection
+            context.lend(connection)
+            try:
+                with connection.begin():
+                    result = cast("Result", handler.run(context, payload))
+                    context.check()
+                    if not storage.finish_job(connection, self._lease, running.job.id, kept_result(result)):
+                        raise _LeftToOthers
+            finally:
+                running.driver = None
+        return result
+
+    async def _watch(self) -> None:
+        """Interrupt what is over its time limit."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = time.monotonic()
+            for running in list(self._running.values()):
+                if now >= running.deadline:
+                    self._interrupt(running, _OUT_OF_TIME)
+
+    def _interrupt(self, running: _Running, why: str) -> None:
+        if running.interrupted is not None:
+            return
+        running.interrupted = why
+        running.context.request_stop(why)
+        if running.task is not None:
+            running.task.cancel()
+        elif running.interrupt is not None:
+            running.interrupt()
+
+
+class _LeftToOthers(Exception):
+    """The lease was lost while a transactional handler ran: rolled back, and the job is somebody else's."""
+
+
+def _cancel_statement(driver: psycopg.Connection) -> None:
+    with contextlib.suppress(psycopg.Error):
+        driver.cancel_safe(timeout=5)

@@ -1,0 +1,398 @@
+"""The jobs that drain the queue, what starts them, and jobs for people who live in the UI."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import Field
+
+from flatearth_pipelines import database, mailer
+from flatearth_pipelines.errors import FlatEarthError, WrongUsage
+from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue.alerts import alert_text, summary
+from flatearth_pipelines.queue.drain import MOST_A_CLAIM, Drain, Options
+from flatearth_pipelines.queue.handlers import Registry
+from flatearth_pipelines.queue.ledger import OUTCOMES, Report
+from flatearth_pipelines.resources import Postgres, clear_failure
+from flatearth_pipelines.settings import Settings
+
+_TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
+
+_TICK_SECONDS = 25
+_LOOK_SECONDS = 0.2
+"""How long a tick of the sensor waits for due jobs, and how often it looks."""
+
+_STARTING_SECONDS = 15
+"""How long a run may take from being asked for to holding a lease."""
+
+_MOST_OWN_RUNS = 2
+
+queue_health = dg.AssetSpec(
+    "queue_health",
+    group_name="queue",
+    description="Jobs that wait, run and are dead, the oldest wait, the throughput: its Plots show them over the runs.",
+    kinds={"postgres"},
+)
+
+
+class DrainConfig(dg.Config):
+    """What a drain may be told; every default is the ordinary run."""
+
+    concurrency: int = Field(default=10, description="Jobs at work at once, 1 to 100.")
+    batch_size: int = Field(default=MOST_A_CLAIM, description="Jobs in one claim at most, 1 to 1,000.")
+    stay_seconds: float = Field(default=0.0, description="How long to wait for more once nothing is due.")
+    longest_seconds: float = Field(default=900.0, description="After this nothing is claimed; the next run goes on.")
+    lease_seconds: float = Field(
+        default=300.0, description="How long the jobs of a worker that is lost wait to be run again. It is renewed."
+    )
+    grace_seconds: float = Field(default=10.0, description="How long running jobs may finish when the run is stopped.")
+    alongside: bool = Field(default=False, description="Drain although another run does: for several workers.")
+
+
+@dg.op
+def drain_due_jobs(
+    context: dg.OpExecutionContext, config: DrainConfig, postgres: Postgres, job_handlers: dg.ResourceParam[Registry]
+) -> None:
+    """Run every job that is due, with a bounded number at once."""
+    with clear_failure():
+        _check(config)
+        if config.alongside:
+            _drain(context, config, job_handlers, own_run=False)
+            return
+        with postgres.alone(context, "flatearth.run_due_jobs") as session:
+            if isinstance(session, str):
+                context.log.info(f"Nothing done: the jobs are being run by {session}")
+                context.add_output_metadata({"skipped": True, "held_by": session, "succeeded": 0})
+                return
+            _drain(context, config, job_handlers, own_run=False)
+
+
+@dg.op
+def drain_heavy_job(
+    context: dg.OpExecutionContext, config: DrainConfig, job_handlers: dg.ResourceParam[Registry]
+) -> None:
+    """Run one due job that asks for a run of its own."""
+    with clear_failure():
+        _check(config)
+        _drain(context, config, job_handlers, own_run=True)
+
+
+def _check(config: DrainConfig) -> None:
+    if not 1 <= config.concurrency <= 100:  # noqa: PLR2004
+        raise WrongUsage(f"concurrency is {config.concurrency}: it takes 1 to 100")
+    if not 1 <= config.batch_size <= MOST_A_CLAIM:
+        raise WrongUsage(f"batch_size is {config.batch_size}: it takes 1 to {MOST_A_CLAIM:,}")
+    if not 1 <= config.lease_seconds <= 86_400:  # noqa: PLR2004
+        raise WrongUsage(f"lease_seconds is {config.lease_seconds:g}: it takes 1 to 86,400")
+    if min(config.stay_seconds, config.longest_seconds, config.grace_seconds) < 0:
+        raise WrongUsage("stay_seconds, longest_seconds and grace_seconds are not negative")
+
+
+def _drain(context: dg.OpExecutionContext, config: DrainConfig, registry: Registry, *, own_run: bool) -> None:
+    settings = Settings.from_environment()
+    conninfo = database.prepare(settings)
+    options = Options(
+        concurrency=1 if own_run else config.concurrency,
+        batch_size=config.batch_size,
+        lease=timedelta(seconds=config.lease_seconds),
+        stay=timedelta(seconds=config.stay_seconds),
+        longest=timedelta(seconds=config.longest_seconds),
+        grace=timedelta(seconds=config.grace_seconds),
+        own_run=own_run,
+    )
+    drain = Drain(conninfo, registry, f"flatearth {context.job_name} {context.run_id[:8]}", options)
+    began = time.monotonic()
+    try:
+        _in_thread(context, drain, options)
+    finally:
+        _report(context, settings, conninfo, drain.report, time.monotonic() - began)
+
+
+def _in_thread(context: dg.OpExecutionContext, drain: Drain, options: Options) -> None:
+    """Run the drain in a thread, so that an interrupt of this one can stop it in good order."""
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            drain.run()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the op's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="drain", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        context.log.info("Stopping: no more jobs are claimed, and what runs may finish")
+        drain.stop()
+        thread.join(options.grace.total_seconds() + 5)
+        report = drain.report
+        context.log.info(
+            f"Stopped: {report.total('succeeded'):,} jobs were done, {report.total('handed back'):,} handed back"
+        )
+        raise
+    if failure:
+        raise failure[0]
+
+
+def _report(context: dg.OpExecutionContext, settings: Settings, conninfo: str, report: Report, seconds: float) -> None:
+    pool = database.engine(conninfo, f"flatearth {context.job_name} {context.run_id[:8]}")
+    try:
+        with pool.begin() as connection:
+            health = storage.read_health(connection)
+        _tell_of_dead_jobs(context, settings, pool)
+    finally:
+        pool.dispose()
+    totals = {name.replace(" ", "_"): report.total(name) for name in OUTCOMES}
+    context.log.info(_sentence(report, seconds))
+    context.add_output_metadata(
+        {
+            **totals,
+            "by_handler": _table(report),
+            "claimed": report.claimed,
+            "rescued": report.rescued,
+            "cron_ticks": report.cron_ticks,
+            "lost_to_others": report.fenced,
+            "seconds": seconds,
+        }
+    )
+    context.log_event(dg.AssetMaterialization(queue_health.key, metadata=health))
+
+
+def _tell_of_dead_jobs(context: dg.OpExecutionContext, settings: Settings, pool: sa.Engine) -> None:
+    with pool.begin() as connection:
+        alerts = storage.take_alerts(connection)
+        if alerts:
+            context.log.warning(summary(alerts))
+        for alert in alerts if settings.alert_email else []:
+            subject, text = alert_text(alert)
+            mailer.send(settings, mailer.text_message(settings, settings.alert_email or "", subject, text))
+
+
+def _sentence(report: Report, seconds: float) -> str:
+    if not report.outcomes:
+        return "Nothing to do: no job was due"
+    told = ", ".join(f"{report.total(outcome):,} {outcome}" for outcome in OUTCOMES if report.total(outcome))
+    return f"{told} in {seconds:.1f} s"
+
+
+def _table(report: Report) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"handler": handler, "outcome": outcome, "jobs": jobs})
+            for (handler, outcome), jobs in sorted(report.outcomes.items())
+        ],
+        schema=dg.TableSchema(
+            [dg.TableColumn("handler", "string"), dg.TableColumn("outcome", "string"), dg.TableColumn("jobs", "int")]
+        ),
+    )
+
+
+@dg.job(tags=_TAGS)
+def run_due_jobs() -> None:
+    """Run the one-off and recurring jobs that are due."""
+    drain_due_jobs()
+
+
+@dg.job(tags=_TAGS)
+def run_heavy_job() -> None:
+    """Run one due job of a handler that asks for a run of its own, such as an export."""
+    drain_heavy_job()
+
+
+run_due_jobs_every_5_minutes = dg.ScheduleDefinition(
+    name="run_due_jobs_every_5_minutes",
+    job=run_due_jobs,
+    cron_schedule="*/5 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="The fallback of the sensor; rescues the jobs of lost workers.",
+)
+
+
+@dg.sensor(
+    jobs=[run_due_jobs, run_heavy_job],
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts a drain when jobs are due and none is at work: it waits inside its tick instead of polling.",
+)
+def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Wait up to 25 s for something to be due."""
+    until = time.monotonic() + _TICK_SECONDS
+    try:
+        conninfo = database.prepare(Settings.from_environment())
+    except FlatEarthError as error:
+        yield dg.SkipReason(str(error))
+        return
+    pool = database.engine(conninfo, "flatearth run_due_jobs_when_due")
+    seen = "Nothing is due"
+    try:
+        while time.monotonic() < until:
+            with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                light, heavy = storage.is_due(connection)
+                drained = storage.is_being_drained(connection)
+            requests = []
+            if light and not drained and not _on_its_way(context, "run_due_jobs"):
+                requests.append(dg.RunRequest(job_name="run_due_jobs", run_config=_STAYING))
+            if heavy and _on_its_way(context, "run_heavy_job", started=True) < _MOST_OWN_RUNS:
+                requests.append(dg.RunRequest(job_name="run_heavy_job"))
+            if requests:
+                yield from requests
+                return
+            if light:
+                seen = "A run is at work on what is due" if drained else "A run is on its way"
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        pool.dispose()
+    yield dg.SkipReason(seen)
+
+
+_STAYING = dg.RunConfig(ops={"drain_due_jobs": DrainConfig(stay_seconds=30)})
+"""A drain that was started by the sensor stays for a while, so that the next jobs begin at once."""
+
+
+def _on_its_way(context: dg.SensorEvaluationContext, job_name: str, *, started: bool = False) -> int:
+    """How many runs of the job are about to begin to work; with `started`, also those that have begun."""
+    about_to = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+    runs = context.instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=about_to))
+    recently = None if started else datetime.fromtimestamp(time.time() - _STARTING_SECONDS, UTC)
+    begun = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.STARTED], created_after=recently)
+    return runs + context.instance.get_runs_count(begun)
+
+
+class JobsConfig(dg.Config):
+    """Which jobs an operator means."""
+
+    ids: list[int] = Field(default=[], description="These jobs.")
+    handler: str | None = Field(default=None, description="Or all jobs of this handler, the newest first.")
+    limit: int = Field(default=1_000, description="At most so many.")
+    dry_run: bool = Field(default=False, description="Say which, and change nothing.")
+
+
+class HandlerConfig(dg.Config):
+    """What an operator pauses or resumes."""
+
+    handler: str = Field(default="*", description="A handler; * is the whole queue.")
+
+
+class RetentionConfig(dg.Config):
+    """How long ended jobs are kept."""
+
+    keep_finished_days: float = Field(default=7.0, description="Succeeded and cancelled jobs; whole days are dropped.")
+    keep_failed_days: float = Field(default=30.0, description="Failed jobs.")
+
+
+@dg.op
+def retry_ended_jobs(context: dg.OpExecutionContext, config: JobsConfig, postgres: Postgres) -> None:
+    """Make failed or cancelled jobs wait again."""
+    with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        ids = _meant(connection, config, states=("failed",))
+        for job_id in [] if config.dry_run else ids:
+            storage.retry_job(connection, job_id)
+        context.add_output_metadata({"retried": len(ids), "job_ids": ids[:100], "dry_run": config.dry_run})
+
+
+@dg.op
+def cancel_unfinished_jobs(context: dg.OpExecutionContext, config: JobsConfig, postgres: Postgres) -> None:
+    """Cancel waiting jobs, and tell running ones to stop."""
+    with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        ids = _meant(connection, config, states=("pending", "running"))
+        if not config.dry_run:
+            ids = [job_id for job_id in ids if storage.cancel_job(connection, job_id)]
+        context.add_output_metadata({"cancelled": len(ids), "job_ids": ids[:100], "dry_run": config.dry_run})
+
+
+@dg.op
+def pause_handler(context: dg.OpExecutionContext, config: HandlerConfig, postgres: Postgres) -> None:
+    """Start nothing more of a handler, or of the whole queue."""
+    with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        changed = storage.pause_jobs(connection, config.handler)
+        context.add_output_metadata({"changed": changed, "paused": storage.read_pauses(connection)})
+
+
+@dg.op
+def resume_handler(context: dg.OpExecutionContext, config: HandlerConfig, postgres: Postgres) -> None:
+    """Go on with a handler, or with the whole queue."""
+    with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        changed = storage.resume_jobs(connection, config.handler)
+        context.add_output_metadata({"changed": changed, "paused": storage.read_pauses(connection)})
+
+
+@dg.op
+def drop_old_jobs(context: dg.OpExecutionContext, config: RetentionConfig, postgres: Postgres) -> None:
+    """Drop the days of history that are over."""
+    with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        keep = timedelta(days=config.keep_finished_days), timedelta(days=config.keep_failed_days)
+        dropped = storage.drop_history(connection, *keep)
+        made = storage.make_partitions(connection)
+        context.add_output_metadata({"dropped": dropped, "days_dropped": len(dropped), "days_made": made})
+
+
+def _meant(connection: sa.Connection, config: JobsConfig, states: tuple[str, ...]) -> list[int]:
+    if config.ids and config.handler:
+        raise WrongUsage("Name jobs by ids or by handler, not both")
+    if not config.ids and not config.handler:
+        raise WrongUsage("Name the jobs: ids or a handler")
+    if config.ids:
+        return config.ids[: config.limit]
+    rows = storage.read_jobs(connection, states=states, handler=config.handler, limit=config.limit)
+    return [row["id"] for row in rows]
+
+
+@dg.job(tags=_TAGS)
+def retry_jobs() -> None:
+    """Retry failed jobs: in the launchpad, name ids or a handler."""
+    retry_ended_jobs()
+
+
+@dg.job(tags=_TAGS)
+def cancel_jobs() -> None:
+    """Cancel unfinished jobs: in the launchpad, name ids or a handler."""
+    cancel_unfinished_jobs()
+
+
+@dg.job(tags=_TAGS)
+def pause_jobs() -> None:
+    """Pause the queue, or one handler."""
+    pause_handler()
+
+
+@dg.job(tags=_TAGS)
+def resume_jobs() -> None:
+    """Resume the queue, or one handler."""
+    resume_handler()
+
+
+@dg.job(tags=_TAGS)
+def delete_finished_jobs() -> None:
+    """Drop the history of jobs: succeeded and cancelled ones after 7 days, failed ones after 30."""
+    drop_old_jobs()
+
+
+delete_finished_jobs_daily = dg.ScheduleDefinition(
+    name="delete_finished_jobs_daily",
+    job=delete_finished_jobs,
+    cron_schedule="40 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Drop old job history every night.",
+)
+
+defs = dg.Definitions(
+    assets=[queue_health],
+    jobs=[
+        run_due_jobs,
+        run_heavy_job,
+        retry_jobs,
+        cancel_jobs,
+        pause_jobs,
+        resume_jobs,
+        delete_finished_jobs,
+    ],
+    schedules=[run_due_jobs_every_5_minutes, delete_finished_jobs_daily],
+    sensors=[run_due_jobs_when_due],
+)

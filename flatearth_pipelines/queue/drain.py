@@ -1,0 +1,324 @@
+"""The drain: claims due jobs in batches, has them run with bounded concurrency, and records how they ended.
+
+    clerk    one coroutine with one connection: everything that ended since, and the next claim, in one round trip
+    workers  as many coroutines as jobs may run at once (attempts.py)
+    keeper   a thread with a connection of its own: renews the lease, passes on requests to stop, writes progress
+
+All of it writes with the lease's id: when the lease was lost, nothing that it writes has an effect.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+
+from flatearth_pipelines import database
+from flatearth_pipelines.errors import FlatEarthError, LeaseLost
+from flatearth_pipelines.queue import leases
+from flatearth_pipelines.queue.attempts import Workers
+from flatearth_pipelines.queue.handlers import Registry, storable
+from flatearth_pipelines.queue.leases import Job
+from flatearth_pipelines.queue.ledger import Ledger, Report
+
+MOST_A_CLAIM = 1_000
+
+_AHEAD_SECONDS = 0.05
+"""Work that is claimed before there is room for it: enough to keep the workers busy, little to lose with a worker."""
+
+_FLUSH_SECONDS = 0.2
+"""What has ended is recorded after this time, if not before."""
+
+_POLL_SECONDS = 0.25
+"""How long an idle drain relies on notifications, which can be missed."""
+
+_CURSOR_SECONDS = 1.0
+"""For how long a claim goes on where the last one ended, before it looks at everything again."""
+
+_SWEEP_SECONDS = 1.0
+"""How often lost workers, cron jobs and forgotten jobs are looked for."""
+
+_BUSY_JOBS = 100
+"""A drain that claims so many at once needs no notifications."""
+
+_SHORTEST_MEASURE = 0.001
+"""Seconds over which a rate says something."""
+
+_KEEP_SECONDS = 0.2
+_RENEW_SECONDS = 5.0
+"""How often the keeper looks, and renews the lease at least: that is also a sign of life."""
+
+_LINE_LENGTH = 500
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a drain works."""
+
+    concurrency: int = 10
+    batch_size: int = MOST_A_CLAIM
+    lease: timedelta = timedelta(minutes=5)
+    stay: timedelta = timedelta(0)
+    """How long to wait for more once nothing is due."""
+    longest: timedelta = timedelta(minutes=15)
+    """After this no more jobs are claimed: a run should end some time."""
+    grace: timedelta = timedelta(seconds=10)
+    """How long running jobs have to finish when the drain is stopped."""
+    own_run: bool = False
+    """Take one job of those that ask for a run of their own."""
+
+
+class Drain:
+    """One drain, from opening its lease to closing it: `run`, in a thread of its own, and `stop` from another."""
+
+    def __init__(self, conninfo: str, registry: Registry, owner: str, options: Options) -> None:
+        self.report = Report()
+        self._conninfo = conninfo
+        self._registry = registry
+        self._owner = owner
+        self._options = options
+        self._stop_asked = threading.Event()
+        self._ended = threading.Event()
+        self._progress: dict[int, tuple[float, str]] = {}
+        self._broken: BaseException | None = None
+        self._says_waiting = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self) -> Report:
+        """Drain until nothing is due for `stay`, `longest` is over, or `stop`.
+
+        Raises:
+            LeaseLost: it ran out, since this process did not get to renew it. Nothing was done twice for that.
+            DatabaseUnavailable: Postgres is not there.
+            psycopg.Error: Postgres broke off; what was not recorded is run again when the lease has run out.
+        """
+        asyncio.run(self._run())
+        return self.report
+
+    def stop(self) -> None:
+        """Claim nothing more, give running jobs `grace` to finish, and hand the others back. Returns at once."""
+        self._stop_asked.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._workers.wake.set)
+
+    async def _run(self) -> None:
+        connection = await database.connect_async(self._conninfo, self._owner)
+        engine = database.engine(self._conninfo, f"{self._owner} job", connections=self._options.concurrency)
+        try:
+            async with connection:
+                self._lease, self._opened_at = await leases.open_lease(connection, self._owner, self._options.lease)
+                self._opened = time.monotonic()
+                self._ledger = Ledger(self.report)
+                self._workers = Workers(
+                    self._registry,
+                    self._ledger,
+                    engine,
+                    self._lease,
+                    now=self._now,
+                    note_progress=self._note_progress,
+                    concurrency=self._options.concurrency,
+                    own_run=self._options.own_run,
+                )
+                self._loop = asyncio.get_running_loop()
+                keeper = threading.Thread(target=self._keep, args=(self._loop,), name="keeper", daemon=True)
+                keeper.start()
+                try:
+                    await self._clerk(connection)
+                    await self._finish(connection)
+                finally:
+                    await self._workers.end()
+                    self._ended.set()
+                    keeper.join(5)
+        finally:
+            engine.dispose()
+
+    def _now(self) -> datetime:
+        """By the database's clock: as it was when the lease was opened, and as long ago as that is here."""
+        return self._opened_at + timedelta(seconds=time.monotonic() - self._opened)
+
+    # The clerk
+
+    async def _clerk(self, connection: psycopg.AsyncConnection) -> None:
+        idle_since = self._opened
+        swept = reset = 0.0
+        after: Job | None = None
+        pace = _Pace(self._ledger)
+        await connection.execute("LISTEN flatearth_jobs")
+        while not self._stop_asked.is_set():
+            self._raise_broken()
+            now = time.monotonic()
+            if now - swept >= _SWEEP_SECONDS:
+                swept = now
+                await self._sweep(connection)
+            if now - reset >= _CURSOR_SECONDS:
+                reset, after = now, None
+            over = now - self._opened >= self._options.longest.total_seconds()
+            wanted = 0 if over else self._wanted(pace.jobs_a_second())
+            claimed = await self._exchange(connection, wanted, after)
+            again = after is not None and wanted and not claimed  # what the cursor skipped may be due
+            after = claimed[-1] if len(claimed) == wanted > 0 and not any(job.keyed for job in claimed) else None
+            if claimed:
+                await self._hand_out(connection, claimed)
+                if self._options.own_run:
+                    return
+            if self._workers.is_busy or not self._ledger.is_empty:
+                idle_since = time.monotonic()
+                if not (again or (claimed and self._wanted(pace.rate))):
+                    await self._pause()
+            elif over or (not again and time.monotonic() - idle_since >= self._options.stay.total_seconds()):
+                return
+            elif not again and not claimed:
+                await self._wait_for_work(connection, idle_since)
+
+    async def _sweep(self, connection: psycopg.AsyncConnection) -> None:
+        """What nobody tells a drain of: lost workers, cron jobs, jobs that wait for something that is over."""
+        self.report.rescued += await leases.rescue(connection, self._registry)
+        self.report.cron_ticks += await leases.tick_crons(connection, self._registry)
+        await leases.sweep(connection)
+
+    def _wanted(self, jobs_a_second: float) -> int:
+        """How many jobs to claim: as many as have room, and what the workers do in the next moment."""
+        if self._options.own_run:
+            return 0 if self._workers.is_busy else 1
+        most, soon = self._options.batch_size, int(jobs_a_second * _AHEAD_SECONDS)
+        room = self._workers.room
+        wanted = min(most, max(room, soon - self._workers.waiting))
+        # A fast queue is claimed in large pieces: a claim of a few jobs costs as much as one of a hundred.
+        return wanted if room > 0 or wanted >= min(most, soon) // 2 else 0
+
+    async def _exchange(
+        self, connection: psycopg.AsyncConnection, wanted: int = 0, after: Job | None = None
+    ) -> list[Job]:
+        """Record what has ended, and claim, in one transaction and one round trip."""
+        if self._ledger.is_empty and not wanted:
+            return []
+        claims = None
+        try:
+            async with connection.pipeline():
+                recorded = await self._ledger.record(connection, self._lease)
+                if wanted:
+                    own_run = self._options.own_run
+                    claims = await leases.claim(connection, self._lease, wanted, own_run=own_run, after=after)
+            await self._ledger.count(recorded)
+            claimed = await claims.fetchall() if claims else []
+        except psycopg.errors.ObjectNotInPrerequisiteState as error:
+            raise LeaseLost(str(error.diag.message_primary)) from None
+        self._ledger.claim(claimed)
+        return claimed
+
+    async def _hand_out(self, connection: psycopg.AsyncConnection, claimed: list[Job]) -> None:
+        """Give the jobs to the workers; one that has already killed a worker runs when nothing else does."""
+        if self._says_waiting and len(claimed) >= _BUSY_JOBS:
+            await self._say_waiting(connection, waiting=False)
+        if not claimed[0].lost_workers:
+            self._workers.put(claimed)
+            return
+        while self._workers.is_busy and not self._stop_asked.is_set():
+            await self._pause()
+            await self._exchange(connection)
+        self._workers.put(claimed)
+        while self._workers.is_busy and not self._stop_asked.is_set():
+            await self._pause()
+            self._raise_broken()
+
+    async def _pause(self) -> None:
+        """Until there is something for the clerk to do: many jobs have ended, there is room, or time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._workers.wake.wait()
+        self._workers.wake.clear()
+
+    async def _wait_for_work(self, connection: psycopg.AsyncConnection, idle_since: float) -> None:
+        """Until a notification, the next due instant, or the end of the stay, but not much longer than a moment."""
+        if not self._says_waiting:  # and look once more: who enqueued just before this did not send a notification
+            await self._say_waiting(connection, waiting=True)
+            return
+        due_in = await leases.seconds_until_due(connection, own_run=self._options.own_run)
+        left = idle_since + self._options.stay.total_seconds() - time.monotonic()
+        seconds = min(_POLL_SECONDS, left, _POLL_SECONDS if due_in is None else due_in)
+        if seconds > 0:
+            async for _ in connection.notifies(timeout=seconds, stop_after=1):
+                break
+
+    async def _say_waiting(self, connection: psycopg.AsyncConnection, *, waiting: bool) -> None:
+        await leases.say_waiting(connection, self._lease, waiting=waiting)
+        self._says_waiting = waiting
+
+    async def _finish(self, connection: psycopg.AsyncConnection) -> None:
+        """Record everything, hand back what has not begun or does not end in time, and close the lease."""
+        began = time.monotonic()
+        grace = self._options.grace.total_seconds()
+        while self._workers.is_busy or not self._ledger.is_empty:
+            if self._stop_asked.is_set():
+                self._workers.hand_back_waiting()
+                if time.monotonic() - began >= grace:
+                    self._workers.give_up()
+                elif time.monotonic() - began >= grace / 2:
+                    self._workers.ask_to_stop()
+            await self._exchange(connection)
+            self._raise_broken()
+            if self._workers.is_busy:
+                await self._pause()
+        await leases.close_lease(connection, self._lease)
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    # The keeper
+
+    def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: what must not wait for the event loop."""
+
+        def tell(function: Callable[..., None], *arguments: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(function, *arguments)
+
+        try:
+            with contextlib.closing(database.connect(self._conninfo, f"{self._owner} keeper")) as connection:
+                connection.autocommit = True
+                renewed = time.monotonic()
+                every = min(self._options.lease.total_seconds() / 5, _RENEW_SECONDS)
+                while not self._ended.wait(min(_KEEP_SECONDS, every)):
+                    if time.monotonic() - renewed >= every:
+                        renewed = time.monotonic()
+                        leases.renew_lease(connection, self._lease, self._options.lease)
+                    if self._progress:
+                        progress, self._progress = self._progress, {}
+                        leases.write_progress(connection, self._lease, progress)
+                    requests = leases.read_stop_requests(connection, self._lease)
+                    if requests:
+                        tell(self._workers.tell_cancelled, requests)
+        except (FlatEarthError, psycopg.Error) as error:
+            tell(self._break, error)
+
+    def _break(self, error: BaseException) -> None:
+        self._broken = error
+        self._workers.ask_to_stop("the lease was lost")
+        self._workers.wake.set()
+
+    def _note_progress(self, job_id: int, percent: float, line: str) -> None:
+        self._progress[job_id] = (percent, " ".join(storable(line).split())[:_LINE_LENGTH])
+
+
+class _Pace:
+    """How fast jobs end."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.rate = 0.0
+        self._ledger = ledger
+        self._at = time.monotonic()
+        self._ended = 0
+
+    def jobs_a_second(self) -> float:
+        """Since this was asked last."""
+        now = time.monotonic()
+        if now - self._at >= _SHORTEST_MEASURE:
+            self.rate = (self._ledger.ended - self._ended) / (now - self._at)
+            self._at, self._ended = now, self._ledger.ended
+        return self.rate
