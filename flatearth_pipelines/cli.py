@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from flatearth_pipelines import database, migrate, schema, server
 from flatearth_pipelines.entropy.commands import entropy
 from flatearth_pipelines.errors import FlatEarthError
+from flatearth_pipelines.handlers import HANDLERS
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.terminal import print_rows
 from flatearth_pipelines.workspaces.commands import demo, import_
@@ -24,11 +25,13 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-r
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="flatearth-pipelines", prog_name="flatearth")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """The background half of Flat Earth: jobs over Postgres, run and watched through Dagster.
 
     Without FLATEARTH_DATABASE_URL every command uses an embedded Postgres, and starts it when needed.
     """
+    context.obj = HANDLERS
 
 
 @cli.command()

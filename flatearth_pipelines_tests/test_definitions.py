@@ -20,12 +20,17 @@ ROOT = Path(__file__).parents[1]
 
 CADENCES = {
     "auto_postpone_hourly": ("auto_postpone", "0 * * * *"),
+    "run_due_jobs_every_5_minutes": ("run_due_jobs", "*/5 * * * *"),
+    "delete_finished_jobs_daily": ("delete_finished_jobs", "40 3 * * *"),
 }
 """The contract's schedules: the job of each, and when."""
 
-RUNS_BY_ITSELF = {name for name, _ in CADENCES.values()}
+SENSORS = {"run_due_jobs_when_due": {"run_due_jobs", "run_heavy_job"}}
+"""The contract's sensors: the jobs that each starts."""
 
-LAUNCHED_ONLY = {"auto_postpone_by_shard"}
+RUNS_BY_ITSELF = {name for name, _ in CADENCES.values()}.union(*SENSORS.values())
+
+LAUNCHED_ONLY = {"auto_postpone_by_shard", "retry_jobs", "cancel_jobs", "pause_jobs", "resume_jobs"}
 """Jobs that a person or a backfill launches."""
 
 
@@ -50,6 +55,14 @@ def test_the_jobs_are_those_of_the_contract_and_no_others() -> None:
 def test_the_schedules_are_those_of_the_contract_with_their_jobs_and_cadences() -> None:
     there = {name: (schedule.job_name, schedule.cron_schedule) for name, schedule in _schedules().items()}
     assert there == CADENCES
+
+
+def test_the_sensors_are_those_of_the_contract_with_their_jobs() -> None:
+    sensors = defs.get_repository_def().sensor_defs
+    assert {sensor.name: {target.job_name for target in sensor.targets} for sensor in sensors} == SENSORS
+    for sensor in sensors:
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+        assert re.fullmatch(r"[A-Z][^\n]+\.", sensor.description or "")
 
 
 @pytest.mark.parametrize("name", _schedules())
@@ -91,6 +104,9 @@ def test_every_job_and_its_cadence_stands_in_the_readmes_table(name: str) -> Non
         if job == name:
             assert f"`{cron}`" in row[1]
             assert f"`{schedule}`" in row[2]
+    for sensor, jobs in SENSORS.items():
+        if name in jobs:
+            assert f"`{sensor}`" in row[2]
 
 
 def test_the_readmes_table_has_no_job_that_does_not_exist() -> None:

@@ -8,6 +8,9 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "flatearth_pipelines"
 
 WITHOUT_TESTS = {
+    "handlers.py": "a list of what the features define, each tested there",
+    "queue/leases.py": "what it says is SQL: test_claims.py, test_races.py and test_drain.py see what comes of it",
+    "queue/terminal_context.py": "seen in every command that takes a handler",
     "errors.py": "classes with an exit code each, seen wherever they are raised",
     "workspaces/words.py": "lists of words",
 }

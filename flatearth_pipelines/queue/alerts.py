@@ -1,7 +1,5 @@
 """Telling somebody of dead jobs."""
 
-from collections.abc import Sequence
-
 from flatearth_pipelines.queue.storage import Alert
 
 
@@ -24,6 +22,6 @@ Of this handler there will be no other mail within an hour.
     return f"{many} of {alert.handler} died", text
 
 
-def summary(alerts: Sequence[Alert]) -> str:
+def summary(alert: Alert) -> str:
     """In one line, for the log."""
-    return "; ".join(f"{alert.jobs:,} of {alert.handler} died: {alert.newest_error}" for alert in alerts)
+    return f"{alert.jobs:,} of {alert.handler} died: {alert.newest_error}"

@@ -164,13 +164,20 @@ def _report(context: dg.OpExecutionContext, settings: Settings, conninfo: str, r
 
 
 def _tell_of_dead_jobs(context: dg.OpExecutionContext, settings: Settings, pool: sa.Engine) -> None:
+    """A mail for each handler; what cannot be sent is left to the next run."""
     with pool.begin() as connection:
-        alerts = storage.take_alerts(connection)
-        if alerts:
-            context.log.warning(summary(alerts))
-        for alert in alerts if settings.alert_email else []:
-            subject, text = alert_text(alert)
-            mailer.send(settings, mailer.text_message(settings, settings.alert_email or "", subject, text))
+        handlers = storage.handlers_to_tell_of(connection)
+    for handler in handlers:
+        try:
+            with pool.begin() as connection:
+                alert = storage.take_alert(connection, handler)
+                if alert is not None:
+                    context.log.warning(summary(alert))
+                if alert is not None and settings.alert_email:
+                    subject, text = alert_text(alert)
+                    mailer.send(settings, mailer.text_message(settings, settings.alert_email, subject, text))
+        except mailer.MailNotSent as error:
+            context.log.warning(f"{error}; nobody was told of dead jobs of {handler} yet")
 
 
 def _sentence(report: Report, seconds: float) -> str:

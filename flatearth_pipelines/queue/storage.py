@@ -57,10 +57,18 @@ SELECT
 FROM flatearth.live_jobs
 """)
 
-_TAKE_ALERTS = sa.text("""
+_HANDLERS_TO_TELL_OF = sa.text("""
+SELECT DISTINCT d.handler FROM flatearth.dead_jobs AS d
+WHERE d.alerted_at IS NULL AND NOT EXISTS (
+    SELECT FROM flatearth.job_alerts AS a
+    WHERE a.handler = d.handler AND a.alerted_at > clock_timestamp() - interval '1 hour'
+)
+ORDER BY d.handler
+""")
+
+_TAKE_ALERT = sa.text("""
 WITH due AS (
-    INSERT INTO flatearth.job_alerts AS a (handler, alerted_at)
-    SELECT DISTINCT handler, clock_timestamp() FROM flatearth.dead_jobs WHERE alerted_at IS NULL
+    INSERT INTO flatearth.job_alerts AS a (handler, alerted_at) VALUES (:handler, clock_timestamp())
     ON CONFLICT (handler) DO UPDATE SET alerted_at = excluded.alerted_at
     WHERE a.alerted_at <= clock_timestamp() - interval '1 hour'
     RETURNING handler
@@ -68,13 +76,12 @@ WITH due AS (
 told AS (
     UPDATE flatearth.dead_jobs SET alerted_at = clock_timestamp()
     WHERE alerted_at IS NULL AND handler IN (SELECT handler FROM due)
-    RETURNING id, handler, attempts, last_error, finished_at
+    RETURNING id, handler, last_error, finished_at
 )
-SELECT handler, count(*) AS jobs, min(finished_at) AS since, (array_agg(id ORDER BY id))[1:5] AS first_ids,
-    (array_agg(last_error ORDER BY id DESC))[1] AS newest_error
+SELECT
+    handler, count(*), min(finished_at), (array_agg(id ORDER BY id))[1:5], (array_agg(last_error ORDER BY id DESC))[1]
 FROM told
 GROUP BY handler
-ORDER BY handler
 """)
 
 
@@ -281,9 +288,18 @@ def set_job_limit(connection: sa.Connection, account_id: int, per_minute: int | 
     )
 
 
-def take_alerts(connection: sa.Connection) -> list[Alert]:
-    """What somebody has to be told of dead jobs, at most once an hour for each handler; it counts as told."""
-    return [Alert(*row) for row in connection.execute(_TAKE_ALERTS)]
+def handlers_to_tell_of(connection: sa.Connection) -> list[str]:
+    """Handlers with dead jobs that nobody was told of, and of which nobody was told anything within the hour."""
+    return list(connection.execute(_HANDLERS_TO_TELL_OF).scalars())
+
+
+def take_alert(connection: sa.Connection, handler: str) -> Alert | None:
+    """What somebody has to be told of the handler's dead jobs; it counts as told once the transaction commits.
+
+    None when somebody else was faster: one of several callers has it, and not again within an hour.
+    """
+    row = connection.execute(_TAKE_ALERT, {"handler": handler}).first()
+    return None if row is None else Alert(*row)
 
 
 def finish_job(connection: sa.Connection, lease_id: int, job_id: int, result: Mapping[str, Any] | None) -> bool:

@@ -1,0 +1,17 @@
+"""What the root command hands to the queue's commands: the handlers, which the queue itself may not import."""
+
+import click
+
+from flatearth_pipelines.queue.handlers import Registry
+
+
+def handlers() -> Registry:
+    """The registry that the root command put into its context's `obj`.
+
+    Raises:
+        RuntimeError: there is none; a mistake of ours, not of the person at the terminal.
+    """
+    registry = click.get_current_context().find_root().obj
+    if not isinstance(registry, Registry):
+        raise RuntimeError("The root command has to set ctx.obj to a Registry")  # noqa: TRY004
+    return registry
