@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import psycopg
@@ -39,6 +39,9 @@ _TELL_JOBS = 500
 
 _WATCH_SECONDS = 0.1
 """How often time limits are looked at."""
+
+_LONGEST_WAIT = timedelta(days=3652)
+"""Of a retry, as of a new job: ten years."""
 
 _OUT_OF_TIME = "time limit"
 _STOPPING = "the worker is stopping"
@@ -101,6 +104,15 @@ class Workers:
         self._cancel_unstarted: dict[int, str] = {}
         self._tasks = [asyncio.create_task(self._work()) for _ in range(concurrency)]
         self._tasks.append(asyncio.create_task(self._watch()))
+        self.broken: BaseException | None = None
+        """A defect of our own, not of a handler, that ended a worker."""
+        for task in self._tasks:
+            task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.broken = task.exception()
+            self.wake.set()
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Run these too."""
@@ -258,11 +270,13 @@ class Workers:
         if job.attempts >= (job.max_attempts or handler.max_attempts):
             return None
         if isinstance(error, Retry) and error.at is not None:
-            return max(0, round((error.at - self._now()).total_seconds() * 1000))
-        if isinstance(error, Retry) and error.after is not None:
-            return max(0, round(error.after.total_seconds() * 1000))
-        backoff = backoff_from_json(job.backoff) if job.backoff else handler.backoff
-        return round(waiting_time(backoff, job.attempts, random.random()).total_seconds() * 1000)  # noqa: S311
+            wait = error.at - self._now()
+        elif isinstance(error, Retry) and error.after is not None:
+            wait = error.after
+        else:
+            backoff = backoff_from_json(job.backoff) if job.backoff else handler.backoff
+            wait = waiting_time(backoff, job.attempts, random.random())  # noqa: S311
+        return round(min(max(wait, timedelta(0)), _LONGEST_WAIT).total_seconds() * 1000)
 
     async def _in_thread(self, running: _Running, payload: object) -> Result:
         """Run a plain handler in a thread, and wait for it, or for being interrupted."""

@@ -38,8 +38,8 @@ def waiting_time(backoff: Backoff, failures: int, draw: float) -> timedelta:
     """How long to wait after that many failures, 1 or more; `draw` is a random number in [0, 1)."""
     match backoff:
         case Exponential(first, most):
-            whole = min(first * 2 ** min(failures - 1, 60), most) if first < most else most
-            return whole * (1 - draw / 2)
+            whole = min(first.total_seconds() * 2.0 ** (failures - 1), most.total_seconds())
+            return timedelta(seconds=whole * (1 - draw / 2))
         case Fixed(wait):
             return wait
         case Listed(waits):

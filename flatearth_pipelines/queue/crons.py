@@ -1,6 +1,7 @@
 """When recurring work is due: cron patterns, names for the usual ones, and intervals."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -19,14 +20,21 @@ NAMED = {
     "monthly": "0 0 1 * *",
     "yearly": "0 0 1 1 *",
 }
-"""`business_hours` is every full hour from 9 to 17, Monday to Friday."""
+"""`business_hours` is every full hour from 9 to 17, Monday to Friday; `weekly` is Monday."""
 
 SHORTEST = timedelta(minutes=1)
 LONGEST = timedelta(days=366)
 
 _UNITS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 
-_INTERVAL = re.compile(r"every (?:(\d{1,6}) )?(second|minute|hour|day)s?")
+_INTERVAL = re.compile(r"every (?:([0-9]{1,9}) )?(second|minute|hour|day)s?")
+
+_FIELDS = 5
+
+_EVERY_HOUR = set(range(24))
+
+_LONGEST_TEXT = 200
+"""Characters of a pattern: room for every minute of an hour, none for what takes long to read."""
 
 
 class WrongPattern(WrongUsage):
@@ -34,47 +42,87 @@ class WrongPattern(WrongUsage):
 
 
 def next_fire(pattern: str, time_zone: str, after: datetime, anchor: datetime | None = None) -> datetime:
-    """The first instant after `after` at which the pattern fires, in UTC.
+    """The first instant after `after`, strictly, at which the pattern fires, in UTC.
 
     A pattern is cron's five fields, a name of `NAMED`, or `every 90 seconds`, `every 5 minutes`, `every hour`: at least
-    a minute. A pattern with fields is read in the zone as Debian's cron does: a run in an hour that is skipped in
-    spring happens right after it, one in an hour that occurs twice in autumn happens once. An interval counts from
-    `anchor`, else from `after`, whatever the clocks do.
+    a minute. The fields are times on the zone's clocks, and a change of the clocks neither skips nor doubles one: what
+    would be in the hour that is left out in spring happens right after it, what is in the hour that comes twice in
+    autumn happens the first time. A pattern of every hour follows the time that passes instead: 23 or 25 hours on such
+    a day. An interval counts from `anchor`, else from `after`, whatever the clocks do.
 
     Raises:
-        WrongPattern: it cannot be read, fires more often than once a minute, or never; or there is no such zone.
+        WrongPattern: it cannot be read, fires more often than once a minute, or never again; or there is no such zone.
     """
     zone = _zone(time_zone)
+    after = after.astimezone(UTC)
     interval = _interval(pattern)
-    if interval is not None:
-        start = anchor or after
-        passed = (after - start) // interval + 1 if after >= start else 0
-        return (start + max(passed, 1 if anchor is None else 0) * interval).astimezone(UTC)
     try:
-        fires = CronSim(NAMED.get(pattern, pattern), after.astimezone(zone))
-        return next(fires).astimezone(UTC)
+        if interval is not None:
+            return _next_of_interval(interval, after, anchor)
+        for fire in _fires(pattern, zone, after):
+            if fire > after:
+                return fire
+    except OverflowError:  # the year 10,000
+        pass
+    raise WrongPattern(f"{_shown(pattern)} never fires again")
+
+
+def _next_of_interval(interval: timedelta, after: datetime, anchor: datetime | None) -> datetime:
+    if anchor is None:
+        return after + interval
+    # In UTC: datetimes of one zone are subtracted as their clocks show them.
+    start = anchor.astimezone(UTC)
+    return start if start > after else start + ((after - start) // interval + 1) * interval
+
+
+def _fires(pattern: str, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+    """Ascending in what the clocks show, from `after` on; in an hour that comes twice the first ones lie before it."""
+    fields = NAMED.get(pattern, pattern)[: _LONGEST_TEXT + 1].split()
+    here = after.astimezone(zone)
+    try:
+        if len(fields) != _FIELDS or len(pattern) > _LONGEST_TEXT:
+            raise CronSimError("Wrong number of fields")  # noqa: TRY301 - cronsim takes a sixth, for seconds
+        walls = CronSim(" ".join(fields), here.replace(tzinfo=None))
+        # Given a zone, cronsim follows the time that passes if the hour is a star, whatever the minute is.
+        passing = CronSim(" ".join([fields[0], "*", *fields[2:]]), here)
     except CronSimError as error:
         raise WrongPattern(
-            f"{pattern!r} is not a pattern ({error}): it takes five cron fields, such as '0 9 * * 1-5', one of"
-            f" {', '.join(NAMED)}, or 'every 5 minutes'"
+            f"{_shown(pattern)} is no pattern that ever fires ({error}): it takes five cron fields, such as"
+            f" '0 9 * * 1-5', one of {', '.join(NAMED)}, or 'every 5 minutes'"
         ) from None
-    except StopIteration:
-        raise WrongPattern(f"{pattern!r} never fires") from None
+    if walls.hours == _EVERY_HOUR:
+        return (fire.astimezone(UTC) for fire in passing)
+    return (_first_instant(wall, zone) for wall in walls)
+
+
+def _first_instant(wall: datetime, zone: ZoneInfo) -> datetime:
+    """When the zone's clocks first show that time, or have just left it out."""
+    while True:
+        instant = wall.replace(tzinfo=zone).astimezone(UTC)
+        if instant.astimezone(zone).replace(tzinfo=None) == wall:
+            return instant
+        wall += SHORTEST
 
 
 def _interval(pattern: str) -> timedelta | None:
     match = _INTERVAL.fullmatch(pattern)
     if match is None:
         return None
-    unit = _UNITS.get(match[2], timedelta(seconds=1))
-    interval = int(match[1] or 1) * unit
+    interval = int(match[1] or 1) * _UNITS.get(match[2], timedelta(seconds=1))
     if not SHORTEST <= interval <= LONGEST:
-        raise WrongPattern(f"{pattern!r} is not an interval of a minute to a year")
+        raise WrongPattern(f"{pattern!r} is not an interval of a minute to 366 days")
     return interval
 
 
 def _zone(name: str) -> ZoneInfo:
     try:
+        # Files that are lower case are no places: `localtime` is this machine's zone, `right/UTC` counts leap seconds.
+        if name[:1].islower():
+            raise ValueError(name)  # noqa: TRY301
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # unknown, a path, a directory
-        raise WrongPattern(f"There is no time zone {name!r}: it takes a name such as Europe/Berlin") from None
+        raise WrongPattern(f"There is no time zone {_shown(name)}: it takes a name such as Europe/Berlin") from None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...")

@@ -211,14 +211,22 @@ def run_heavy_job() -> None:
     drain_heavy_job()
 
 
-run_due_jobs_every_5_minutes = dg.ScheduleDefinition(
-    name="run_due_jobs_every_5_minutes",
+@dg.schedule(
     job=run_due_jobs,
     cron_schedule="*/5 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="The fallback of the sensor; rescues the jobs of lost workers.",
 )
+def run_due_jobs_every_5_minutes() -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Start a drain, unless one is at work: that one does all of this itself."""
+    pool = database.engine(database.prepare(Settings.from_environment()), "flatearth run_due_jobs_every_5_minutes")
+    try:
+        with pool.begin() as connection:
+            drained = storage.is_being_drained(connection)
+    finally:
+        pool.dispose()
+    yield dg.SkipReason("A run is at work") if drained else dg.RunRequest()
 
 
 @dg.sensor(

@@ -267,8 +267,9 @@ class Drain:
         await leases.close_lease(connection, self._lease)
 
     def _raise_broken(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+        broken = self._broken or self._workers.broken
+        if broken is not None:
+            raise broken
 
     # The keeper
 

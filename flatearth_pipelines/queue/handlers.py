@@ -51,6 +51,8 @@ class Retry(Exception):
 
     def __init__(self, reason: str, *, at: datetime | None = None, after: timedelta | None = None) -> None:
         super().__init__(reason)
+        if at is not None and at.tzinfo is None:
+            raise ValueError("a retry's instant has no zone")
         self.at = at
         self.after = after
 

@@ -11,7 +11,7 @@ def handlers() -> Registry:
     Raises:
         RuntimeError: there is none; a mistake of ours, not of the person at the terminal.
     """
-    registry = click.get_current_context().find_root().obj
-    if not isinstance(registry, Registry):
-        raise RuntimeError("The root command has to set ctx.obj to a Registry")  # noqa: TRY004
+    registry: Registry | None = click.get_current_context().find_root().obj
+    if registry is None:
+        raise RuntimeError("The root command has to set its context's obj to the Registry of handlers")
     return registry
