@@ -16,6 +16,8 @@ from flatearth_pipelines import database, migrate, schema, server
 from flatearth_pipelines.entropy.commands import entropy
 from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.handlers import HANDLERS
+from flatearth_pipelines.queue.commands import jobs
+from flatearth_pipelines.queue.cron_commands import crons
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.terminal import print_rows
 from flatearth_pipelines.workspaces.commands import demo, import_
@@ -123,6 +125,8 @@ def db_shell(arguments: tuple[str, ...]) -> None:
 cli.add_command(demo)
 cli.add_command(import_)
 cli.add_command(entropy)
+cli.add_command(jobs)
+cli.add_command(crons)
 
 
 @contextlib.contextmanager

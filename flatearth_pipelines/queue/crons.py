@@ -1,5 +1,6 @@
 """When recurring work is due: cron patterns, names for the usual ones, and intervals."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -77,19 +78,16 @@ def _next_of_interval(interval: timedelta, after: datetime, anchor: datetime | N
 
 def _fires(pattern: str, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
     """Ascending in what the clocks show, from `after` on; in an hour that comes twice the first ones lie before it."""
-    fields = NAMED.get(pattern, pattern)[: _LONGEST_TEXT + 1].split()
+    fields = NAMED.get(pattern, pattern).split()
     here = after.astimezone(zone)
+    if len(fields) != _FIELDS or len(pattern) > _LONGEST_TEXT:  # cronsim takes a sixth, for seconds
+        raise _unreadable(pattern, "Wrong number of fields")
     try:
-        if len(fields) != _FIELDS or len(pattern) > _LONGEST_TEXT:
-            raise CronSimError("Wrong number of fields")  # noqa: TRY301 - cronsim takes a sixth, for seconds
         walls = CronSim(" ".join(fields), here.replace(tzinfo=None))
         # Given a zone, cronsim follows the time that passes if the hour is a star, whatever the minute is.
         passing = CronSim(" ".join([fields[0], "*", *fields[2:]]), here)
     except CronSimError as error:
-        raise WrongPattern(
-            f"{_shown(pattern)} is no pattern that ever fires ({error}): it takes five cron fields, such as"
-            f" '0 9 * * 1-5', one of {', '.join(NAMED)}, or 'every 5 minutes'"
-        ) from None
+        raise _unreadable(pattern, str(error)) from None
     if walls.hours == _EVERY_HOUR:
         return (fire.astimezone(UTC) for fire in passing)
     return (_first_instant(wall, zone) for wall in walls)
@@ -115,13 +113,18 @@ def _interval(pattern: str) -> timedelta | None:
 
 
 def _zone(name: str) -> ZoneInfo:
-    try:
-        # Files that are lower case are no places: `localtime` is this machine's zone, `right/UTC` counts leap seconds.
-        if name[:1].islower():
-            raise ValueError(name)  # noqa: TRY301
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown, a path, a directory
-        raise WrongPattern(f"There is no time zone {_shown(name)}: it takes a name such as Europe/Berlin") from None
+    # Files in lower case are no places: `localtime` is this machine's zone, `right/UTC` counts leap seconds.
+    if not name[:1].islower():
+        with contextlib.suppress(KeyError, ValueError, OSError):  # unknown, a path, a directory
+            return ZoneInfo(name)
+    raise WrongPattern(f"There is no time zone {_shown(name)}: it takes a name such as Europe/Berlin")
+
+
+def _unreadable(pattern: str, why: str) -> WrongPattern:
+    return WrongPattern(
+        f"{_shown(pattern)} is no pattern that ever fires ({why}): it takes five cron fields, such as '0 9 * * 1-5',"
+        f" one of {', '.join(NAMED)}, or 'every 5 minutes'"
+    )
 
 
 def _shown(text: str) -> str:

@@ -211,7 +211,11 @@ async def tick_crons(connection: psycopg.AsyncConnection, registry: Registry) ->
     async with connection.transaction():
         cursor = connection.cursor(row_factory=dict_row)
         await cursor.execute(
-            "SELECT *, clock_timestamp() AS as_of FROM flatearth.cron_jobs"
+            "SELECT id, pattern, time_zone, handler, payload::text AS payload, priority, max_attempts,"
+            " backoff::text AS backoff, timeout_ms, account_id,"
+            " CASE WHEN next_run_at < 'epoch' THEN 'epoch' ELSE next_run_at END AS next_run_at,"  # Python knows no BC
+            " clock_timestamp() AS as_of"
+            " FROM flatearth.cron_jobs"
             " WHERE enabled AND (next_run_at IS NULL OR next_run_at <= clock_timestamp())"
             " ORDER BY next_run_at, id LIMIT %s FOR UPDATE SKIP LOCKED",
             [_CRONS_A_TICK],
@@ -242,12 +246,7 @@ async def _tick(connection: psycopg.AsyncConnection, row: dict[str, Any], regist
                 " max_attempts => %(max_attempts)s, backoff => %(backoff)s::jsonb,"
                 " timeout => %(timeout_ms)s * interval '1 millisecond', account_id => %(account_id)s,"
                 " own_run => %(own_run)s, origin => 'cron', cron_job_id => %(id)s)",
-                row
-                | {
-                    "payload": json.dumps(row["payload"]),
-                    "backoff": json.dumps(row["backoff"]) if row["backoff"] else None,
-                    "own_run": handler is not None and handler.own_run,
-                },
+                row | {"own_run": handler is not None and handler.own_run},
             )
             made = await cursor.fetchone()
     except psycopg.errors.DatabaseError as error:  # the account's limit, say: this run is left out

@@ -1,7 +1,9 @@
 """What the queue's tests share: handlers that do nothing, and what an application and a drain say in SQL."""
 
 import json
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -128,3 +130,30 @@ def finished_job(connection: sa.Connection, handler: str = "noop", **options: An
     assert claim(connection, lease_id, 1, own_run=options.get("own_run", False)) == [job_id]
     assert finish(connection, lease_id, [job_id]) == 1
     return job_id
+
+
+def in_background(other: sa.Engine, call: Callable[[sa.Connection], Any]) -> Future[Any]:
+    """What `call` returns in a transaction of its own, once that has committed."""
+
+    def run() -> Any:
+        with other.begin() as connection:
+            return call(connection)
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(run)
+    pool.shutdown(wait=False)
+    return future
+
+
+def wait_until_blocked(engine: sa.Engine) -> None:
+    """Until a session of `other_engine` waits for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'somebody else' AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with engine.connect() as observer:
+            if observer.execute(sa.text(query)).scalar_one():
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits")

@@ -1,0 +1,481 @@
+"""`flatearth jobs`: what waits, runs and has ended; enqueue, retry, cancel, pause, and drain without Dagster."""
+
+import contextlib
+import json
+import math
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, BinaryIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from flatearth_pipelines import database
+from flatearth_pipelines.errors import LimitReached, NotFound, WrongUsage
+from flatearth_pipelines.instants import instant
+from flatearth_pipelines.queue import operator_storage, storage
+from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.handlers import storable
+from flatearth_pipelines.queue.ledger import Report
+from flatearth_pipelines.queue.terminal_context import handlers
+from flatearth_pipelines.settings import Settings
+from flatearth_pipelines.terminal import console, print_json, print_rows
+
+_APPLICATION = "flatearth jobs"
+
+_STATES = ("pending", "running", "succeeded", "failed", "cancelled")
+
+_WHOLE_QUEUE = "*"
+
+_CALL_BYTES = 1_000_000
+"""Of JSON in one call: as `jsonb` it is at most six times as large, and 8 MB is the limit."""
+
+_SPAN = re.compile(r"(-?\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+_MOST_SECONDS = 3_660 * 86_400
+"""Ten years, as far as it matters to what Postgres can count: `enqueue_job` knows it exactly."""
+
+_MOST_DAYS = 36_500
+
+_INTEGER = click.IntRange(-(2**31), 2**31 - 1)
+_ID = click.IntRange(1, 2**63 - 1)
+_COUNT = click.IntRange(0, 2**31 - 1)
+
+
+def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    return None if text is None else storable(text)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+_ids = click.argument("ids", metavar="ID...", nargs=-1, type=_ID)
+
+
+@click.group()
+def jobs() -> None:
+    """See and steer the job queue."""
+
+
+@jobs.command()
+@click.argument("handler", required=False)
+@click.argument("payload", metavar="[PAYLOAD-JSON]", required=False)
+@click.option("--at", "run_at", metavar="ISO8601", help="When it is due, with its offset; default now.")
+@click.option("--delay", metavar="SPAN", help="Or how long from now: seconds, or such as 5m, 2h, 1d.")
+@click.option("--priority", type=_INTEGER, metavar="N", help="The highest runs first; default 0.")
+@click.option("--key", "job_key", metavar="K", help="At most one unfinished job has it.")
+@click.option("--on-conflict", metavar="keep|replace|supersede", help="When one has the key already; default keep.")
+@click.option("--window", "window_seconds", type=_INTEGER, metavar="SECONDS", help="Refuse the key for so long after.")
+@click.option("--concurrency-key", metavar="K", help="At most one job with it runs at a time.")
+@click.option("--max-attempts", type=_INTEGER, metavar="N", help="1 to 25; default the handler's.")
+@click.option("--backoff", metavar="JSON", help='Such as {"kind": "fixed", "seconds": 30}; default the handler\'s.')
+@click.option("--timeout", metavar="SPAN", help="Of each attempt; default the handler's.")
+@click.option("--account", "account_id", type=_ID, metavar="ID", help="The account that it belongs to.")
+@click.option("--file", type=click.File("rb"), help="One job per line, as JSON; - reads the standard input.")
+@_json
+def enqueue(*, file: BinaryIO | None, as_json: bool, **values: Any) -> None:
+    """Enqueue one job of HANDLER and print its id, or all jobs of a file or none.
+
+    A line of a file is an object with the arguments of the SQL function flatearth.enqueue_job, such as
+    {"handler": "check_card_entropy", "payload": {"card_id": 1}, "delay": "5 minutes"}.
+    """
+    job = _job(values)
+    if file is not None:
+        _enqueue_file(file, job, as_json=as_json)
+        return
+    if "handler" not in job:
+        raise WrongUsage("Name a HANDLER, or a --file of jobs")
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        (job_id,) = storage.enqueue_jobs(connection, handlers(), [job])
+    print_json({"id": job_id}) if as_json else click.echo(job_id)
+
+
+@jobs.command("list")
+@click.option("--state", "states", multiple=True, metavar="S", help=f"Any of {', '.join(_STATES)}; repeatable.")
+@click.option("--handler", callback=_storable, metavar="H", help="Of this handler.")
+@click.option("--key", callback=_storable, metavar="K", help="With this job key or concurrency key.")
+@click.option("--since", metavar="ISO8601", help="Created at this instant or later.")
+@click.option("--until", metavar="ISO8601", help="Created before it.")
+@click.option("--limit", type=_COUNT, default=50, show_default=True, help="How many, the newest first.")
+@click.option("--offset", type=_COUNT, default=0, help="How many of the newest to leave out.")
+@_json
+def list_(*, states: tuple[str, ...], since: str | None, until: str | None, as_json: bool, **filters: Any) -> None:
+    """List jobs, the newest first; instants in UTC."""
+    for state in states:
+        if state not in _STATES:
+            raise WrongUsage(f"There is no state {state!r}: there are {', '.join(_STATES)}")
+    filters |= {"since": _instant("--since", since), "until": _instant("--until", until)}
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        rows = storage.read_jobs(connection, states=states, **filters)
+    shown = rows if as_json else [row | {"id": str(row["id"])} for row in rows]  # as `show` and `retry` take it
+    print_rows(shown, as_json=as_json, empty="No jobs.")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID", type=_ID)
+@_json
+def show(*, job_id: int, as_json: bool) -> None:
+    """Show all of one job: its options, progress, result and last error."""
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        job = storage.read_job(connection, job_id)
+    if as_json:
+        print_json(job)
+        return
+    texts = {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        for name, value in (job | {"id": str(job_id)}).items()
+        if value is not None
+    }
+    print_rows([{"field": name, "value": value} for name, value in texts.items()], as_json=False)
+
+
+@jobs.command()
+@_json
+def stats(*, as_json: bool) -> None:
+    """Count the jobs by handler and state, and say how the queue is."""
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        rows = storage.read_statistics(connection)
+        health = storage.read_health(connection)
+        paused = storage.read_pauses(connection)
+    if as_json:
+        print_json({"by_handler": rows, "health": health, "paused": paused})
+        return
+    print_rows(rows, as_json=False, empty="No jobs.")
+    oldest = health["oldest_wait_seconds"]
+    console().print(
+        "\n{waiting:,} wait, {scheduled:,} are for later, {running:,} run, {dead:,} are dead;"
+        " {finished_per_minute:,.1f} ended a minute.".format(**health)
+        + (f" The oldest has waited for {oldest:,.0f} s." if oldest else "")
+    )
+    if paused:
+        told = ["the whole queue" if handler == _WHOLE_QUEUE else handler for handler in paused]
+        console().print(f"Paused: {', '.join(told)}.", markup=False)
+
+
+@jobs.command()
+@_ids
+@click.option("--handler", callback=_storable, metavar="H", help="All failed jobs of this handler.")
+@click.option("--all", "every", is_flag=True, help="All failed jobs.")
+def retry(*, ids: tuple[int, ...], handler: str | None, every: bool) -> None:
+    """Have failed or cancelled jobs wait again, due now."""
+    if (len(ids) > 0) + (handler is not None) + every != 1:
+        raise WrongUsage("Name the jobs in one way: ids, --handler H or --all")
+
+    def change(connection: Any, job_id: int) -> str:
+        storage.retry_job(connection, job_id)
+        return f"Job {job_id} waits again."
+
+    meant = ids or _of_handler(("failed",), handler)
+    _for_each(meant, change, done="Retried", listed=bool(ids))
+
+
+@jobs.command()
+@_ids
+@click.option("--handler", callback=_storable, metavar="H", help="All unfinished jobs of this handler.")
+def cancel(*, ids: tuple[int, ...], handler: str | None) -> None:
+    """Have waiting jobs never run, and tell running ones to stop."""
+    if (len(ids) > 0) + (handler is not None) != 1:
+        raise WrongUsage("Name the jobs in one way: ids or --handler H")
+
+    def change(connection: Any, job_id: int) -> str | None:
+        if storage.cancel_job(connection, job_id):
+            return f"Job {job_id} is cancelled, or told to stop."
+        if ids:
+            raise WrongUsage(f"job {job_id} has ended already")
+        return None
+
+    meant = ids or _of_handler(("pending", "running"), handler)
+    _for_each(meant, change, done="Cancelled", listed=bool(ids))
+
+
+@jobs.command()
+@_ids
+def delete(*, ids: tuple[int, ...]) -> None:
+    """Delete jobs that wait or have ended, with their history."""
+    if not ids:
+        raise WrongUsage("Name the jobs by their ids")
+
+    def change(connection: Any, job_id: int) -> str:
+        storage.delete_job(connection, job_id)
+        return f"Job {job_id} is deleted."
+
+    _for_each(ids, change, done="Deleted", listed=True)
+
+
+@jobs.command()
+@click.option("--older-than", metavar="DAYS", default="7", show_default=True, help="Succeeded and cancelled jobs.")
+@click.option("--failed-older-than", metavar="DAYS", default="30", show_default=True, help="Failed jobs.")
+@click.option("--dry-run", is_flag=True, help="Say what would be dropped, and drop nothing.")
+@_json
+def cleanup(*, older_than: str, failed_older_than: str, dry_run: bool, as_json: bool) -> None:
+    """Drop whole days of history that ended longer ago; days in UTC."""
+    keep = _days("--older-than", older_than), _days("--failed-older-than", failed_older_than)
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        days = operator_storage.read_old_days(connection, *keep)
+        if not dry_run:
+            storage.drop_history(connection, *keep)
+    count = sum(day["jobs"] for day in days)
+    if as_json:
+        print_json({"dry_run": dry_run, "jobs": count, "days": days})
+        return
+    if days:
+        print_rows(days, as_json=False)
+    click.echo(f"{'Would drop' if dry_run else 'Dropped'} {count:,} jobs." if days else "Nothing to do: none is older.")
+
+
+@jobs.command()
+@click.argument("handler", default=_WHOLE_QUEUE)
+def pause(*, handler: str) -> None:
+    """Start nothing more of HANDLER, or of the whole queue; what runs goes on."""
+    _check_known(handler)
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        changed = storage.pause_jobs(connection, handler)
+    click.echo(f"{_named(handler)} is paused." if changed else f"Nothing to do: {_named(handler)} is paused already.")
+
+
+@jobs.command()
+@click.argument("handler", default=_WHOLE_QUEUE, callback=_storable)
+def resume(*, handler: str) -> None:
+    """Go on with HANDLER, or with the whole queue."""
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        changed = storage.resume_jobs(connection, handler)
+    if not changed:
+        _check_known(handler)
+    click.echo(f"{_named(handler)} is resumed." if changed else f"Nothing to do: {_named(handler)} is not paused.")
+
+
+@jobs.command(context_settings={"ignore_unknown_options": True})
+@click.option("--account", "account_id", type=_ID, required=True, metavar="ID", help="The account.")
+@click.argument("per_minute", metavar="N|none")
+def limit(*, account_id: int, per_minute: str) -> None:
+    """Let an account enqueue at most N jobs a minute, or any number again."""
+    most = None if per_minute == "none" else int(per_minute) if re.fullmatch(r"\d{1,9}", per_minute, re.ASCII) else -1
+    if most == -1:
+        raise WrongUsage(f"N is {per_minute!r}: it takes jobs a minute, 0 or more, or none")
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        storage.set_job_limit(connection, account_id, most)
+    told = "any number of jobs" if most is None else f"at most {most:,} jobs a minute"
+    click.echo(f"Account {account_id} may enqueue {told}.")
+
+
+@jobs.command()
+@click.option("--concurrency", type=click.IntRange(1, 100), default=10, show_default=True, help="Jobs at once.")
+@_json
+def run(*, concurrency: int, as_json: bool) -> None:
+    """Run what is due now in this process, without Dagster, and say how it went.
+
+    Whoever is to hear of dead jobs is told by the next run of run_due_jobs.
+    """
+    outcomes: Counter[tuple[str, str]] = Counter()
+    conninfo = database.prepare(Settings.from_environment())
+    try:
+        with _terminated_as_interrupted():
+            _drain(conninfo, Options(concurrency=concurrency), outcomes)
+            while _drain(conninfo, Options(concurrency=1, own_run=True), outcomes).claimed:
+                pass
+    except BaseException:
+        if outcomes:
+            _print_outcomes(outcomes, as_json=as_json)
+        raise
+    _print_outcomes(outcomes, as_json=as_json)
+
+
+def _print_outcomes(outcomes: Counter[tuple[str, str]], *, as_json: bool) -> None:
+    rows = [{"handler": handler, "outcome": outcome, "jobs": n} for (handler, outcome), n in sorted(outcomes.items())]
+    print_rows(rows, as_json=as_json, empty="Nothing to do: no job was due.")
+
+
+def _job(values: dict[str, Any]) -> dict[str, Any]:
+    """The job of these options, as `flatearth.enqueue_jobs` takes it."""
+    job = {name: value for name, value in values.items() if value is not None}
+    for name, option in (("payload", "PAYLOAD"), ("backoff", "--backoff")):
+        if name in job:
+            job[name] = _json_object(option, job[name])
+    for name in job.keys() & {"delay", "timeout"}:
+        job[name] = _span(f"--{name}", job[name])
+    if "run_at" in job:
+        job["run_at"] = _instant("--at", job["run_at"])
+    return {name: value.isoformat() if name == "run_at" else value for name, value in job.items()}
+
+
+def _enqueue_file(file: BinaryIO, beside: dict[str, Any], *, as_json: bool) -> None:
+    """All of the file or nothing, in as many calls as it needs."""
+    if beside:
+        raise WrongUsage(f"With --file the lines say everything: leave out {', '.join(sorted(beside))}")
+    ids: list[int] = []
+    with (
+        database.transaction(Settings.from_environment(), _APPLICATION) as connection,
+        _progress("Enqueueing", None) as advance,
+    ):
+        for lines in _calls(file):
+            ids += operator_storage.enqueue_lines(connection, handlers(), lines)
+            advance(len(lines))
+    print_json({"ids": ids}) if as_json else click.echo(f"Enqueued {len(ids):,} jobs.")
+
+
+def _calls(file: Iterable[bytes]) -> Iterator[dict[int, dict[str, Any]]]:
+    """The jobs by line number, as many at a time as one call takes."""
+    lines: dict[int, dict[str, Any]] = {}
+    size = 0
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        if len(lines) == storage.MOST_JOBS_A_CALL or (lines and size + len(line) > _CALL_BYTES):
+            yield lines
+            lines, size = {}, 0
+        lines[number] = _json_object(f"Line {number}", line)
+        size += len(line)
+    if lines:
+        yield lines
+
+
+def _json_object(name: str, text: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise WrongUsage(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        raise WrongUsage(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise WrongUsage(f"{name} is not a JSON object, such as {{}}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"there is no {name}")
+
+
+def _instant(option: str, text: str | None) -> Any:
+    try:
+        return None if text is None else instant(text)
+    except WrongUsage:
+        raise WrongUsage(
+            f"{option} is {text!r}: it takes ISO 8601 with an offset, such as 2026-11-22T09:00:00+00:00"
+        ) from None
+
+
+def _span(option: str, text: str) -> str:
+    """The span of time as an interval of Postgres, which refuses a negative one."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise WrongUsage(f"{option} is {text!r}: it takes seconds, or such as 5m, 2h or 1d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _MOST_SECONDS:
+        raise WrongUsage(f"{option} is {text!r}: ten years is the most")
+    return f"{seconds:f} seconds"
+
+
+def _days(option: str, text: str) -> timedelta:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days <= _MOST_DAYS:
+        raise WrongUsage(f"{option} is {text!r}: it takes days, 0 to {_MOST_DAYS:,}")
+    return timedelta(days=days)
+
+
+def _check_known(handler: str) -> None:
+    if handler != _WHOLE_QUEUE:
+        handlers()[handler]
+
+
+def _named(handler: str) -> str:
+    return "The whole queue" if handler == _WHOLE_QUEUE else handler
+
+
+def _of_handler(states: tuple[str, ...], handler: str | None) -> list[int]:
+    """The jobs of the handler, which may be one that this code does not know (any more)."""
+    with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
+        ids = operator_storage.read_job_ids(connection, states, handler)
+    if not ids and handler is not None:
+        _check_known(handler)
+    return ids
+
+
+def _for_each(ids: Iterable[int], change: Callable[[Any, int], str | None], *, done: str, listed: bool) -> None:
+    """Change each in a transaction of its own: one that is refused keeps no other back, and ends it all with 1."""
+    meant = list(dict.fromkeys(ids))
+    changed = refused = 0
+    pool = database.engine(database.prepare(Settings.from_environment()), _APPLICATION)
+    try:
+        with pool.connect() as connection, _progress(done, None if listed else len(meant)) as advance:
+            for job_id in meant:
+                try:
+                    with connection.begin():
+                        said = change(connection, job_id)
+                except (NotFound, WrongUsage, LimitReached) as error:
+                    refused += 1
+                    click.echo(f"Error: {error}", err=True)
+                else:
+                    changed += said is not None
+                    if listed:
+                        click.echo(said)
+                advance(1)
+    finally:
+        pool.dispose()
+    if not listed:
+        click.echo(f"{done} {changed:,} jobs." if changed or refused else "Nothing to do: there is no such job.")
+    if refused:
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _progress(told: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """How far it is, on a terminal's standard error; nothing in a pipe."""
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
+    with Progress(
+        *columns,
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    ) as progress:
+        bar = progress.add_task(told, total=total)
+        yield lambda count: progress.advance(bar, count)
+
+
+def _drain(conninfo: str, options: Options, outcomes: Counter[tuple[str, str]]) -> Report:
+    """Drain in a thread, so that an interrupt of this one can stop it in good order; adds to the outcomes."""
+    drain = Drain(conninfo, handlers(), "flatearth jobs run", options)
+    failure: list[BaseException] = []
+    ended = threading.Event()  # an interrupted Thread.join takes the thread for dead before Python 3.13
+
+    def body() -> None:
+        try:
+            drain.run()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failure.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=body, name="drain", daemon=True).start()
+    try:
+        while not ended.wait(0.2):
+            pass
+    except KeyboardInterrupt:
+        click.echo("Stopping: what runs may finish, the rest is handed back.", err=True)
+        drain.stop()
+        ended.wait(options.grace.total_seconds() + 5)
+        raise
+    finally:
+        outcomes.update(drain.report.outcomes)
+    if failure:
+        raise failure[0]
+    return drain.report
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Generator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
