@@ -32,6 +32,9 @@ SELECT flatearth.enqueue_job(
     sa.bindparam("job_key", type_=sa.Text),
     sa.bindparam("concurrency_key", type_=sa.Text),
     sa.bindparam("account_id", type_=sa.BigInteger),
+    sa.bindparam("priority", type_=sa.Integer),
+    sa.bindparam("window_seconds", type_=sa.Integer),
+    sa.bindparam("max_attempts", type_=sa.Integer),
     sa.bindparam("cron_job_id", type_=sa.BigInteger),
 )
 
@@ -68,7 +71,9 @@ ORDER BY d.handler
 
 _TAKE_ALERT = sa.text("""
 WITH due AS (
-    INSERT INTO flatearth.job_alerts AS a (handler, alerted_at) VALUES (:handler, clock_timestamp())
+    INSERT INTO flatearth.job_alerts AS a (handler, alerted_at)
+    SELECT :handler, clock_timestamp()
+    WHERE EXISTS (SELECT FROM flatearth.dead_jobs WHERE alerted_at IS NULL AND handler = :handler)
     ON CONFLICT (handler) DO UPDATE SET alerted_at = excluded.alerted_at
     WHERE a.alerted_at <= clock_timestamp() - interval '1 hour'
     RETURNING handler
@@ -122,7 +127,7 @@ def enqueue_job(
         WrongUsage: the payload or another value is not valid.
         LimitReached: the account has enqueued as many jobs in this minute as it may.
     """
-    checked = registry.validated(handler, payload or {})
+    checked = registry.validated(handler, {} if payload is None else payload)
     values = {
         "handler": handler,
         "payload": json.dumps(checked),
@@ -152,7 +157,11 @@ def enqueue_jobs(connection: sa.Connection, registry: Registry, jobs: Sequence[M
     Raises what `enqueue_job` raises; then none is enqueued.
     """
     checked = [
-        {**job, "payload": registry.validated(name, job.get("payload") or {}), "own_run": registry[name].own_run}
+        {
+            **job,
+            "payload": registry.validated(name, {} if job.get("payload") is None else job["payload"]),
+            "own_run": registry[name].own_run,
+        }
         for job in jobs
         for name in [str(job.get("handler"))]
     ]
@@ -209,7 +218,7 @@ def drop_history(connection: sa.Connection, keep_finished: timedelta, keep_dead:
     connection.execute(
         sa.text(
             "DELETE FROM flatearth.job_keys AS k WHERE used_at < now() - :keep"
-            " AND NOT EXISTS (SELECT FROM flatearth.live_jobs AS j WHERE j.id = k.job_id)"
+            " AND NOT EXISTS (SELECT FROM flatearth.jobs AS j WHERE j.id = k.job_id)"
         ).bindparams(sa.bindparam("keep", keep_finished, sa.Interval))
     )
     return dropped
@@ -226,7 +235,8 @@ def read_job(connection: sa.Connection, job_id: int) -> dict[str, Any]:
     Raises:
         NotFound: there is no such job.
     """
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    with contract_errors():
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
     if row is None:
         raise NotFound(f"There is no job {job_id}")
     return dict(row)
@@ -279,13 +289,14 @@ def set_job_limit(connection: sa.Connection, account_id: int, per_minute: int | 
     if per_minute is None:
         connection.execute(sa.text("DELETE FROM flatearth.job_limits WHERE account_id = :id"), {"id": account_id})
         return
-    connection.execute(
-        sa.text(
-            "INSERT INTO flatearth.job_limits (account_id, per_minute) VALUES (:id, :per_minute)"
-            " ON CONFLICT (account_id) DO UPDATE SET per_minute = excluded.per_minute"
-        ),
-        {"id": account_id, "per_minute": per_minute},
-    )
+    with contract_errors():
+        connection.execute(
+            sa.text(
+                "INSERT INTO flatearth.job_limits (account_id, per_minute) VALUES (:id, :per_minute)"
+                " ON CONFLICT (account_id) DO UPDATE SET per_minute = excluded.per_minute"
+            ),
+            {"id": account_id, "per_minute": per_minute},
+        )
 
 
 def handlers_to_tell_of(connection: sa.Connection) -> list[str]:
@@ -340,14 +351,22 @@ def contract_errors() -> Generator[None]:
         "22P02": WrongUsage,
         "22P05": WrongUsage,
         "22008": WrongUsage,
+        "22007": WrongUsage,
+        "23514": WrongUsage,
     }
     try:
         yield
     except DBAPIError as error:
-        kind = kinds.get(getattr(error.orig, "sqlstate", ""))
-        if kind is None or not isinstance(error.orig, psycopg.Error):
+        if not isinstance(error.orig, psycopg.Error):
+            raise
+        if isinstance(error.orig, psycopg.DataError) and error.orig.sqlstate is None:
+            raise WrongUsage(str(error.orig)) from None  # psycopg's own: a text with NUL
+        kind = kinds.get(error.orig.sqlstate or "")
+        if kind is None:
             raise
         raise kind(error.orig.diag.message_primary) from None
+    except UnicodeEncodeError:
+        raise WrongUsage("A text has a lone surrogate, which Postgres cannot store") from None
 
 
 def _call(connection: sa.Connection, function: sa.Function[Any]) -> Any:

@@ -185,6 +185,7 @@ def test_a_job_that_kills_its_worker_each_time_ends_dead_and_takes_no_innocent_j
     engine: sa.Engine, database: str
 ) -> None:
     """Innocent jobs may be lost with it once; from then on each of them, and the killer, runs alone."""
+    assert database  # the environment's, and so the processes'
     innocent = [add(engine, "call") for _ in range(4)]
     killer = add(engine, "kill")
     later = [add(engine, "call") for _ in range(4)]
@@ -268,7 +269,7 @@ def test_a_drain_without_a_database_says_so_in_one_line_without_the_password() -
     drain = new_drain("postgresql://me:s3cret@127.0.0.1:1/none", REGISTRY)
     began = time.monotonic()
 
-    with pytest.raises(DatabaseUnavailable, match="^Postgres cannot be reached: ") as error:
+    with pytest.raises(DatabaseUnavailable, match=r"^Postgres cannot be reached: ") as error:
         drain.run()
 
     assert "s3cret" not in str(error.value)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from flatearth_pipelines_tests.queue.workers import (
     start,
     states,
     until,
+    until_gone,
 )
 
 
@@ -133,7 +135,7 @@ def test_a_drain_that_stays_begins_a_job_soon_after_it_is_due(engine: sa.Engine,
         for _ in range(2):  # once from the beginning, once from after some work
             due_at = time.monotonic() + due_in
             job_id = add(engine, "work", delay=f"{due_in} s")
-            until(lambda wanted=job_id: wanted in begun)
+            until(partial(begun.__contains__, job_id))
             assert -0.05 < begun[job_id] - due_at < 1
 
 
@@ -158,7 +160,7 @@ def test_a_drain_that_does_not_stay_ends_when_nothing_is_due(engine: sa.Engine, 
 def test_after_its_longest_time_a_drain_claims_nothing_more_and_finishes_what_it_began(
     engine: sa.Engine, database: str
 ) -> None:
-    async def again(context: Context, _payload: NoPayload) -> None:
+    async def again(_context: Context, _payload: NoPayload) -> None:
         await asyncio.to_thread(add, engine, "again")
         await asyncio.sleep(0.02)
 
@@ -312,7 +314,9 @@ def test_a_drain_whose_lease_ran_out_notices_although_it_has_nothing_to_record(
     assert isinstance(ended.exception(DEADLINE), LeaseLost)
 
 
-def test_a_transactional_handler_hears_of_the_lost_lease(engine: sa.Engine, database: str) -> None:
+def test_a_transactional_handler_hears_of_the_lost_lease_and_leaves_no_session_behind(
+    engine: sa.Engine, database: str
+) -> None:
     heard = threading.Event()
 
     def work(context: Context, _payload: NoPayload) -> None:
@@ -327,3 +331,4 @@ def test_a_transactional_handler_hears_of_the_lost_lease(engine: sa.Engine, data
 
     assert isinstance(ended.exception(DEADLINE), LeaseLost)
     assert heard.wait(DEADLINE)
+    until_gone(engine)

@@ -130,15 +130,18 @@ def test_every_outcome_is_recorded_at_once_and_counted_by_handler(engine: sa.Eng
 
 
 def test_what_ends_while_others_are_being_recorded_is_recorded_the_next_time(engine: sa.Engine, desk: Desk) -> None:
-    first, *others = (add(engine, "noop") for _ in range(20))
+    """The large results do not fit into the socket at once, and so others go on meanwhile."""
+    large = [add(engine, "noop") for _ in range(60)]
+    others = [add(engine, "noop") for _ in range(20)]
     desk.claim()
 
-    desk.ledger.succeed(first, {"id": first})
+    for job_id in large:
+        desk.ledger.succeed(job_id, {"text": "x" * 60_000})
     desk.record_while(others)
 
-    assert states(engine) == dict.fromkeys([first, *others], "succeeded")
+    assert states(engine) == dict.fromkeys([*large, *others], "succeeded")
     assert [job(engine, each)["result"] for each in others] == [{"id": each} for each in others]
-    assert (desk.report.total("succeeded"), desk.report.fenced) == (20, 0)
+    assert (desk.report.total("succeeded"), desk.report.fenced) == (80, 0)
 
 
 def test_a_result_that_jsonb_cannot_hold_does_not_harm_the_others(engine: sa.Engine, desk: Desk) -> None:

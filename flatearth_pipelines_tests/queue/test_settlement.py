@@ -13,7 +13,7 @@ SECOND = timedelta(seconds=1)
 
 
 def orphan(**values: Any) -> Orphan:
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": 1,
         "handler": "call",
         "attempts": 1,
@@ -25,7 +25,7 @@ def orphan(**values: Any) -> Orphan:
 
 
 def handler(guarantee: Guarantee = Guarantee.AT_LEAST_ONCE, **options: Any) -> Handler:
-    defaults = {"max_attempts": 3, "backoff": Fixed(7 * SECOND)}
+    defaults: dict[str, Any] = {"max_attempts": 3, "backoff": Fixed(7 * SECOND)}
     return Handler("call", NoPayload, lambda *_: None, guarantee, **defaults | options)
 
 

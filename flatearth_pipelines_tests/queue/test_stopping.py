@@ -1,4 +1,4 @@
-"""A drain that is stopped finishes what it can within its grace and hands the rest back: nothing lost, nothing counted."""
+"""A drain that is stopped finishes what it can within its grace and hands the rest back: nothing is lost or counted."""
 
 import asyncio
 import contextlib
@@ -236,8 +236,7 @@ def test_a_drain_that_waits_for_work_stops_at_once_and_may_be_told_so_again(engi
 
 
 def test_a_process_that_is_terminated_hands_back_and_says_so(engine: sa.Engine, database: str) -> None:
-    """`database` is the environment's, and so the process's."""
-    assert database
+    assert database  # the environment's, and so the process's
     job_id = add(engine, "wait")
     with process(stay=60, grace=1) as worker:
         until(lambda: f"began {job_id}" in names(engine))

@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from pydantic import model_validator
+from sqlalchemy import event
 
 from flatearth_pipelines.queue import storage
 from flatearth_pipelines.queue.backoff import Fixed
@@ -47,7 +48,7 @@ _ADD_ACCOUNT = "INSERT INTO flatearth.accounts (name) VALUES (%s)"
 
 def handler(run: Callable[[Context, Any], Any], **options: Any) -> Handler:
     """Of the function's name, without payload, retried at once."""
-    defaults = {"name": run.__name__, "payload": NoPayload, "backoff": AT_ONCE}
+    defaults: dict[str, Any] = {"name": getattr(run, "__name__", ""), "payload": NoPayload, "backoff": AT_ONCE}
     return Handler(run=run, **defaults | options)
 
 
@@ -218,7 +219,7 @@ def write(context: Context, _payload: _Noted) -> Mapping[str, int]:
     context.connection.execute(sa.text("INSERT INTO flatearth.accounts (name) VALUES ('written')"))
     hang_at("in the handler")
     if _hang["at"] == "after the commit":
-        sa.event.listen(context.connection.engine, "checkin", lambda *_: hang_at("after the commit"))
+        event.listen(context.connection.engine, "checkin", lambda *_: hang_at("after the commit"))
     return _SlowResult()
 
 
@@ -274,7 +275,10 @@ def main() -> None:
 
 def _options(seconds: Mapping[str, Any]) -> Options:
     spans = {"lease", "stay", "longest", "grace"}
-    return Options(**{name: timedelta(seconds=value) if name in spans else value for name, value in seconds.items()})
+    values: dict[str, Any] = {
+        name: timedelta(seconds=value) if name in spans else value for name, value in seconds.items()
+    }
+    return Options(**values)
 
 
 if __name__ == "__main__":

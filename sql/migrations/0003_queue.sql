@@ -149,21 +149,26 @@ create table flatearth.dead_jobs_of_other_days partition of flatearth.dead_jobs 
 -- whose rows already stand in the default partition stays there.
 create function flatearth.make_job_partitions(days_ahead integer default 3) returns integer
 language plpgsql
+set lock_timeout = '1s'
 as $$
 declare
     parent text;
     day date;
-    name text;
+    part text;
     made integer := 0;
     strays boolean;
 begin
     foreach parent in array array['finished_jobs', 'dead_jobs'] loop
         for i in 0..make_job_partitions.days_ahead loop
             day := (clock_timestamp() at time zone 'UTC')::date + i;
-            name := parent || '_' || to_char(day, 'YYYYMMDD');
-            continue when to_regclass('flatearth.' || name) is not null;
+            part := parent || '_' || to_char(day, 'YYYYMMDD');
+            continue when to_regclass('flatearth.' || part) is not null;
             perform pg_advisory_xact_lock(hashtextextended('flatearth.make_job_partitions', 0));
-            continue when to_regclass('flatearth.' || name) is not null;
+            -- Not by to_regclass: what it remembers may be from before the wait.
+            continue when exists (
+                select from pg_class as c
+                where c.relname = part and c.relnamespace = 'flatearth'::regnamespace
+            );
             execute format(
                 'select exists (select from flatearth.%I where finished_at >= %L and finished_at < %L)',
                 parent || '_of_other_days', day || ' 00:00+00', day + 1 || ' 00:00+00'
@@ -171,23 +176,26 @@ begin
             continue when strays;
             execute format(
                 'create table flatearth.%I partition of flatearth.%I for values from (%L) to (%L)',
-                name, parent, day || ' 00:00+00', day + 1 || ' 00:00+00'
+                part, parent, day || ' 00:00+00', day + 1 || ' 00:00+00'
             );
             made := made + 1;
         end loop;
     end loop;
     return made;
+exception when lock_not_available then  -- somebody reads for long; the next drain makes them
+    return 0;
 end
 $$;
 
 do $$ begin perform flatearth.make_job_partitions(); end $$;
 
--- Drops the days that ended before these ages, and what the default partitions hold of that age; returns the names
--- of what was dropped.
+-- Drops the days that ended before these ages, and deletes the rows of that age on the day at the boundary; returns
+-- the names of what was dropped. 55P03 when somebody reads the history for long: everybody would have to wait.
 create function flatearth.drop_job_partitions(
     keep_finished interval default '7 days', keep_dead interval default '30 days'
 ) returns text[]
 language plpgsql
+set lock_timeout = '1s'
 as $$
 declare
     part record;
@@ -197,6 +205,15 @@ begin
     if keep_finished < '0' or keep_dead < '0' or keep_finished is null or keep_dead is null then
         raise exception 'jobs cannot be kept for a negative time' using errcode = '22023';
     end if;
+    -- First, while nothing is locked yet: the rows of the days that are only partly over, and those without a day.
+    before := clock_timestamp() - keep_finished;
+    delete from flatearth.finished_jobs
+    where finished_at <= before and finished_at >= date_trunc('day', before, 'UTC');
+    delete from flatearth.finished_jobs_of_other_days where finished_at <= before;
+    before := clock_timestamp() - keep_dead;
+    delete from flatearth.dead_jobs
+    where finished_at <= before and finished_at >= date_trunc('day', before, 'UTC');
+    delete from flatearth.dead_jobs_of_other_days where finished_at <= before;
     for part in
         select c.relname as name, p.relname as parent, to_date(right(c.relname, 8), 'YYYYMMDD') as day
         from pg_inherits as i
@@ -211,8 +228,6 @@ begin
         execute format('drop table flatearth.%I', part.name);
         dropped := dropped || part.name::text;
     end loop;
-    delete from flatearth.finished_jobs_of_other_days where finished_at <= clock_timestamp() - keep_finished;
-    delete from flatearth.dead_jobs_of_other_days where finished_at <= clock_timestamp() - keep_dead;
     return dropped;
 end
 $$;
@@ -365,8 +380,8 @@ declare
 begin
     update flatearth.job_limits as l
     set
-        used = jobs + case when l.current_minute = this_minute then l.used else 0 end,
-        current_minute = this_minute
+        used = jobs + case when l.current_minute >= this_minute then l.used else 0 end,
+        current_minute = greatest(l.current_minute, this_minute)
     where l.account_id = count_against_job_limit.account_id
     returning * into job_limit;
     if job_limit.used > job_limit.per_minute then
@@ -387,6 +402,8 @@ declare
 begin
     delete from flatearth.live_jobs where id = cancel_job.job_id and lease_id is null returning * into job;
     if found then
+        update flatearth.job_keys set job_id = job.waits_for
+        where job.waits_for is not null and job_key = job.job_key and job_id = job.id;
         insert into flatearth.finished_jobs (
             id, account_id, run_at, created_at, finished_at, priority, timeout_ms, attempts, max_attempts, own_run,
             handler, state, job_key, concurrency_key, origin, cron_job_id, backoff, payload, last_error
@@ -444,8 +461,15 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    due_at timestamptz := coalesce(enqueue_job.run_at, now() + coalesce(enqueue_job.delay, interval '0'));
-    timeout_in_ms bigint := extract(epoch from enqueue_job.timeout) * 1000;
+    -- Within what the types hold, so that it is the checks that refuse.
+    due_at timestamptz := coalesce(
+        enqueue_job.run_at, now() + least(greatest(coalesce(enqueue_job.delay, '0'), interval '0'), interval '11 years')
+    );
+    timeout_in_ms bigint := case
+        when enqueue_job.timeout between interval '1 millisecond' and interval '25 days'
+            then extract(epoch from enqueue_job.timeout) * 1000
+        when enqueue_job.timeout is not null then 0
+    end;
     holder_id bigint;
     runs boolean;
     new_id bigint;
@@ -517,6 +541,9 @@ begin
             set
                 payload = enqueue_job.payload, run_at = due_at, priority = enqueue_job.priority,
                 max_attempts = enqueue_job.max_attempts, backoff = enqueue_job.backoff, timeout_ms = timeout_in_ms,
+                handler = enqueue_job.handler, own_run = enqueue_job.own_run,
+                concurrency_key = enqueue_job.concurrency_key,
+                parked = case parked when 'wait' then parked end,  -- by its old handler or key; the claim looks again
                 attempts = 0, last_error = null
             where id = holder_id and lease_id is null;
             if found then
@@ -524,6 +551,10 @@ begin
                 return holder_id;
             end if;
         else
+            perform flatearth.cancel_job(j.waits_for, 'superseded')
+            from flatearth.live_jobs as j
+            join flatearth.live_jobs as r on r.id = j.waits_for
+            where j.id = holder_id;
             perform flatearth.cancel_job(holder_id, 'superseded');
             holder_id := null;
         end if;
@@ -590,7 +621,7 @@ begin
         or j.handler is null or j.handler = '' or length(j.handler) > 100
         or jsonb_typeof(j.payload) <> 'object'
         or (j.run_at is not null and j.delay is not null)
-        or j.delay < interval '0' or now() + j.delay > now() + interval '10 years'
+        or j.delay < interval '0' or j.delay > interval '3600 days'
         or not isfinite(j.run_at) or j.run_at > now() + interval '10 years'
         or j.max_attempts not between 1 and 25
         or extract(epoch from j.timeout) * 1000 not between 1 and 2147483647
@@ -599,6 +630,12 @@ begin
         or j.on_conflict not in ('keep', 'replace', 'supersede')
         or j.window_seconds is not null
     ) then
+        -- In one order for everybody, against deadlocks.
+        insert into flatearth.job_keys (job_key)
+        select distinct j.job_key from jsonb_to_recordset(jobs) as j (job_key text)
+        where j.job_key is not null
+        order by j.job_key
+        on conflict (job_key) do update set used_at = excluded.used_at;
         for job in
             select j.* from rows from (
                 jsonb_to_recordset(jobs) as (
@@ -702,9 +739,13 @@ create function flatearth.delete_job(job_id bigint) returns void
 language plpgsql
 as $$
 #variable_conflict use_column
+declare
+    job flatearth.live_jobs;
 begin
-    delete from flatearth.live_jobs where id = delete_job.job_id and lease_id is null;
+    delete from flatearth.live_jobs where id = delete_job.job_id and lease_id is null returning * into job;
     if found then
+        update flatearth.job_keys set job_id = job.waits_for
+        where job.waits_for is not null and job_key = job.job_key and job_id = job.id;
         return;
     end if;
     if exists (select from flatearth.live_jobs where id = delete_job.job_id) then
@@ -783,7 +824,9 @@ begin
     if not found then
         raise exception 'lease % has run out', claim_jobs.lease_id using errcode = '55000';
     end if;
-    select array_agg(handler) into paused from flatearth.job_pauses;
+    -- Locked, so that who resumes a handler waits for this claim, and then finds what it parked.
+    select array_agg(p.handler) into paused
+    from (select handler from flatearth.job_pauses for key share skip locked) as p;
     if '*' = any(paused) then
         return;
     end if;
@@ -913,11 +956,13 @@ end
 $$;
 
 -- Wakes the first parked job of each of these keys. One that an application holds locked is woken by the next sweep.
-create function flatearth.wake_next_of_keys(concurrency_keys text[]) returns void
+create function flatearth.wake_next_of_keys(concurrency_keys text[]) returns integer
 language plpgsql
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    woken integer;
 begin
     update flatearth.live_jobs set parked = null
     where ctid = any(array(
@@ -933,6 +978,8 @@ begin
         where j.parked = 'key'
         for update of j skip locked
     ));
+    get diagnostics woken = row_count;
+    return woken;
 end
 $$;
 
@@ -1072,7 +1119,7 @@ begin
         perform pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0));
         delete from flatearth.job_slots as s
         where not exists (select from flatearth.live_jobs as r where r.id = s.job_id and r.lease_id is not null);
-        perform flatearth.wake_next_of_keys(array_agg(k.concurrency_key))
+        select woken + flatearth.wake_next_of_keys(array_agg(k.concurrency_key)) into woken
         from (select distinct concurrency_key from flatearth.live_jobs where parked = 'key') as k
         where not exists (select from flatearth.job_slots as s where s.concurrency_key = k.concurrency_key);
     end if;
@@ -1080,7 +1127,8 @@ begin
 end
 $$;
 
--- When the next job or cron job is due, null for never; nothing is due while the whole queue is paused.
+-- When the next job or cron job is due, null for never. While the whole queue is paused no job is, but cron jobs go
+-- on: what they enqueue waits with the others.
 create function flatearth.next_job_due(own_run boolean default false) returns timestamptz
 language plpgsql
 as $$
