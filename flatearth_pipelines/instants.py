@@ -5,8 +5,8 @@ from datetime import datetime
 from flatearth_pipelines.errors import WrongUsage
 
 
-def instant(text: str) -> datetime:
-    """The ISO 8601 instant, which says its offset from UTC; microseconds are the finest part.
+def instant(text: str, name: str = "as_of") -> datetime:
+    """The ISO 8601 instant, called `name` in errors, which says its offset from UTC; microseconds are the finest part.
 
     Raises:
         WrongUsage: it is no date and time, or has no zone, without which it could be any of 24 hours.
@@ -18,6 +18,6 @@ def instant(text: str) -> datetime:
     if parsed is None or parsed.tzinfo is None:
         missing = "has no zone" if parsed else "is not a date and time"
         raise WrongUsage(
-            f"as_of {text!r} {missing}: it takes ISO 8601 with an offset, such as 2026-11-22T09:00:00+00:00"
+            f"{name} {text!r} {missing}: it takes ISO 8601 with an offset, such as 2026-11-22T09:00:00+00:00"
         )
     return parsed

@@ -9,6 +9,7 @@ import socketserver
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import ClassVar
@@ -86,7 +87,7 @@ def test_a_message_says_from_whom_and_to_whom_it_is_and_when_it_was_written() ->
 
     assert (message["From"], message["To"]) == ("Flat Earth <notifications@flatearth.local>", TO)
     assert message["Subject"] == "Two jobs died"
-    assert message["Date"].endswith(" GMT")
+    assert message["Date"].datetime.utcoffset() == timedelta(0)
     assert message.get_content() == "See them.\n"
 
 
@@ -133,12 +134,13 @@ def test_the_outbox_is_made_and_gets_a_file_for_each_message(tmp_path: Path) -> 
     assert {path.suffix for path in place.iterdir()} == {".eml"}
 
 
-def test_the_outbox_is_that_of_the_home_when_no_server_is_named(tmp_path: Path) -> None:
-    sender = Settings.from_environment({"FLATEARTH_HOME": str(tmp_path / "a%20home")})
+@pytest.mark.parametrize("name", ["home", "a home", "a%20home", "why?", "number #1"])
+def test_the_outbox_is_that_of_the_home_when_no_server_is_named(tmp_path: Path, name: str) -> None:
+    sender = Settings.from_environment({"FLATEARTH_HOME": str(tmp_path / name)})
 
     send(sender, text_message(sender, TO, "First", "Text"))
 
-    assert [mail["Subject"] for mail in outbox(tmp_path / "a%20home" / "outbox")] == ["First"]
+    assert [mail["Subject"] for mail in outbox(tmp_path / name / "outbox")] == ["First"]
 
 
 def test_an_outbox_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_a_password_is_taken_from_the_url_as_it_was_encoded(server: Server, pass
 
 REFUSALS = {
     "CONNECT": "554 not today",
-    "AUTH": "535 5.7.8 wrong s3cret",
+    "AUTH": "535 5.7.8 wrong",
     "MAIL": "451 4.3.0 try again",
     "RCPT": "550 5.1.1 nobody here",
     "DATA": "552 5.3.4 too much",
@@ -247,7 +249,7 @@ def outbox(directory: Path) -> list[EmailMessage]:
 
 
 def arrived(server: Server) -> list[EmailMessage]:
-    return [parsed(mail.replace(b"\r\n..", b"\r\n.")) for mail in server.mails]
+    return [parsed(mail.replace(b"\r\n..", b"\r\n.").replace(b"\r\n", b"\n")) for mail in server.mails]
 
 
 def parsed(mail: bytes) -> EmailMessage:

@@ -12,11 +12,19 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_with_nothing_set_everything_is_embedded_in_the_checkout() -> None:
-    assert Settings.from_environment({}) == Settings(home=ROOT / ".flatearth", database=None, postgres_programs=None)
+    assert Settings.from_environment({}) == Settings(
+        home=ROOT / ".flatearth",
+        database=None,
+        postgres_programs=None,
+        smtp_url=f"file:{ROOT / '.flatearth' / 'outbox'}",
+        mail_from="Flat Earth <notifications@flatearth.local>",
+        alert_email=None,
+    )
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    empty = {"FLATEARTH_HOME": "", "FLATEARTH_DATABASE_URL": "", "FLATEARTH_PG_BIN": ""}
+    names = ("HOME", "DATABASE_URL", "PG_BIN", "SMTP_URL", "MAIL_FROM", "ALERT_EMAIL")
+    empty = {f"FLATEARTH_{name}": "" for name in names}
     assert Settings.from_environment(empty) == Settings.from_environment({})
 
 
@@ -120,6 +128,93 @@ def test_a_home_that_is_a_file_is_refused_in_one_line_that_names_the_variable(tm
     (tmp_path / "a file").touch()
     with pytest.raises(WrongSetting, match=r"^FLATEARTH_HOME [^\n]+$"):
         Settings.from_environment({"FLATEARTH_HOME": str(tmp_path / "a file")})
+
+
+# Mail
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://mail.example",
+        "smtp://mail.example:587",
+        "smtps://ada:p%40ss@mail.example:465",
+        "smtp://[::1]:25",
+        "smtp://127.0.0.1:65535",
+    ],
+)
+def test_a_mail_server_is_taken_as_it_is_named(url: str) -> None:
+    assert Settings.from_environment({"FLATEARTH_SMTP_URL": url}).smtp_url == url
+
+
+@pytest.mark.parametrize("url", ["file:outbox", "file:./outbox"])
+def test_a_relative_outbox_is_taken_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"FLATEARTH_SMTP_URL": url}).smtp_url == f"file:{tmp_path}/outbox"
+
+
+@pytest.mark.parametrize("url", ["file:/var/out", "file:///var/out"])
+def test_an_absolute_outbox_is_written_in_two_ways(url: str) -> None:
+    assert Settings.from_environment({"FLATEARTH_SMTP_URL": url}).smtp_url == "file:/var/out"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "mail.hunter2.example",
+        "mail.hunter2.example:25",
+        "smtp:hunter2",
+        "smtp://",
+        "smtp://:25",
+        "smtp://ada:hunter2@",
+        "smtp://ada:hunter2@mail.example:0",
+        "smtp://ada:hunter2@mail.example:65536",
+        "smtp://ada:hunter2@mail.example:not-a-port",
+        "smtp://ada:hunter2@[::1",
+        "http://ada:hunter2@mail.example",
+        "file:",
+        "file://hunter2",
+    ],
+)
+def test_a_wrong_mail_server_is_refused_in_one_line_that_names_the_variable_and_not_the_value(url: str) -> None:
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_SMTP_URL [^\n]+smtp[^\n]+file:[^\n]+$") as refusal:
+        Settings.from_environment({"FLATEARTH_SMTP_URL": url})
+    assert "hunter2" not in str(refusal.value)
+
+
+MAILBOXES = {"FLATEARTH_MAIL_FROM": "mail_from", "FLATEARTH_ALERT_EMAIL": "alert_email"}
+
+
+@pytest.mark.parametrize("variable", MAILBOXES)
+@pytest.mark.parametrize("value", ["ada@acme.example", "Ada L. <ada@acme.example>", '"Ada, L." <ada@acme.example>'])
+def test_an_address_is_taken_with_or_without_a_name(variable: str, value: str) -> None:
+    assert getattr(Settings.from_environment({variable: value}), MAILBOXES[variable]) == value
+
+
+@pytest.mark.parametrize("variable", MAILBOXES)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hunter2",
+        "@",
+        "hunter2@",
+        "@hunter2.example",
+        "Ada <hunter2>",
+        "Ada <>",
+        "hunter2@acme.example\r\nBcc: eve@evil.example",
+        "hunter2@acme.example\nBcc: eve@evil.example",
+        "hunter2@acme.example\0",
+    ],
+)
+def test_what_is_no_address_is_refused_in_one_line_that_names_the_variable_and_not_the_value(
+    variable: str, value: str
+) -> None:
+    with pytest.raises(WrongSetting, match=rf"^{variable} [^\n]+name@example\.com[^\n]*$") as refusal:
+        Settings.from_environment({variable: value})
+    assert "hunter2" not in str(refusal.value)
 
 
 def _database(url: str) -> dict[str, str]:

@@ -102,7 +102,7 @@ def _done(place: Path, packages: tuple[str, ...], *commands: list[str]) -> str |
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"it cannot be installed: {error}"
         if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            return f"it cannot be installed: {said[-1][:200]}"
+            said = [line for line in done.stderr.splitlines() if "error" in line.lower() and "complete log" not in line]
+            return f"it cannot be installed: {said[-1][:200] if said else 'no reason given'}"
     note.write_text(" ".join(packages))
     return None

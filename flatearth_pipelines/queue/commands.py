@@ -6,7 +6,6 @@ import math
 import re
 import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import timedelta
@@ -443,33 +442,14 @@ def _progress(told: str, total: int | None) -> Generator[Callable[[int], None]]:
 
 
 def _drain(conninfo: str, options: Options, outcomes: Counter[tuple[str, str]]) -> Report:
-    """Drain in a thread, so that an interrupt of this one can stop it in good order; adds to the outcomes."""
+    """Drain, and add to the outcomes, also of one that is interrupted."""
     drain = Drain(conninfo, handlers(), "flatearth jobs run", options)
-    failure: list[BaseException] = []
-    ended = threading.Event()  # an interrupted Thread.join takes the thread for dead before Python 3.13
-
-    def body() -> None:
-        try:
-            drain.run()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=body, name="drain", daemon=True).start()
     try:
-        while not ended.wait(0.2):
-            pass
-    except KeyboardInterrupt:
-        click.echo("Stopping: what runs may finish, the rest is handed back.", err=True)
-        drain.stop()
-        ended.wait(options.grace.total_seconds() + 5)
-        raise
+        return drain.run_in_thread(
+            lambda: click.echo("Stopping: what runs may finish, the rest is handed back.", err=True)
+        )
     finally:
         outcomes.update(drain.report.outcomes)
-    if failure:
-        raise failure[0]
-    return drain.report
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The jobs that drain the queue, what starts them, and jobs for people who live in the UI."""
 
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -106,37 +105,14 @@ def _drain(context: dg.OpExecutionContext, config: DrainConfig, registry: Regist
     drain = Drain(conninfo, registry, f"flatearth {context.job_name} {context.run_id[:8]}", options)
     began = time.monotonic()
     try:
-        _in_thread(context, drain, options)
+        drain.run_in_thread(lambda: context.log.info("Stopping: nothing more is claimed, what runs may finish"))
+    except BaseException:
+        report = drain.report
+        told = f"{report.total('succeeded'):,} jobs were done, {report.total('handed back'):,} handed back"
+        context.log.info(f"Stopped: {told}")
+        raise
     finally:
         _report(context, settings, conninfo, drain.report, time.monotonic() - began)
-
-
-def _in_thread(context: dg.OpExecutionContext, drain: Drain, options: Options) -> None:
-    """Run the drain in a thread, so that an interrupt of this one can stop it in good order."""
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            drain.run()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the op's thread
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name="drain", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-    except BaseException:
-        context.log.info("Stopping: no more jobs are claimed, and what runs may finish")
-        drain.stop()
-        thread.join(options.grace.total_seconds() + 5)
-        report = drain.report
-        context.log.info(
-            f"Stopped: {report.total('succeeded'):,} jobs were done, {report.total('handed back'):,} handed back"
-        )
-        raise
-    if failure:
-        raise failure[0]
 
 
 def _report(context: dg.OpExecutionContext, settings: Settings, conninfo: str, report: Report, seconds: float) -> None:

@@ -52,6 +52,9 @@ _KEEP_SECONDS = 0.2
 _RENEW_SECONDS = 5.0
 """How often the keeper looks, and renews the lease at least: that is also a sign of life."""
 
+_END_SECONDS = 5.0
+"""What recording everything takes at most when a drain is stopped."""
+
 _LINE_LENGTH = 500
 
 
@@ -97,6 +100,35 @@ class Drain:
             psycopg.Error: Postgres broke off; what was not recorded is run again when the lease has run out.
         """
         asyncio.run(self._run())
+        return self.report
+
+    def run_in_thread(self, stopping: Callable[[], None]) -> Report:
+        """As `run`, in a thread of its own, so that an interrupt of the caller's stops it in good order.
+
+        Calls `stopping` when that begins. The interrupt is raised when the drain has ended, or a little after `grace`.
+        """
+        failure: list[BaseException] = []
+        ended = threading.Event()  # an interrupted Thread.join takes the thread for dead before Python 3.13
+
+        def body() -> None:
+            try:
+                self.run()
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failure.append(error)
+            finally:
+                ended.set()
+
+        threading.Thread(target=body, name="drain", daemon=True).start()
+        try:
+            while not ended.wait(_FLUSH_SECONDS):
+                pass
+        except BaseException:
+            stopping()
+            self.stop()
+            ended.wait(self._options.grace.total_seconds() + _END_SECONDS)
+            raise
+        if failure:
+            raise failure[0]
         return self.report
 
     def stop(self) -> None:

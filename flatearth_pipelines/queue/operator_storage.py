@@ -14,14 +14,12 @@ from flatearth_pipelines.tables import jobs
 _OLD_DAYS = sa.text("""
 SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, 'finished' AS history, count(*) AS jobs
 FROM flatearth.finished_jobs
-WHERE finished_at < date_trunc('day', now() - :keep_finished, 'UTC')
-OR (finished_at <= now() - :keep_finished AND tableoid = 'flatearth.finished_jobs_of_other_days'::regclass)
+WHERE finished_at <= now() - :keep_finished
 GROUP BY 1
 UNION ALL
 SELECT (finished_at AT TIME ZONE 'UTC')::date, 'failed', count(*)
 FROM flatearth.dead_jobs
-WHERE finished_at < date_trunc('day', now() - :keep_dead, 'UTC')
-OR (finished_at <= now() - :keep_dead AND tableoid = 'flatearth.dead_jobs_of_other_days'::regclass)
+WHERE finished_at <= now() - :keep_dead
 GROUP BY 1
 ORDER BY day, history DESC
 """).bindparams(sa.bindparam("keep_finished", type_=sa.Interval), sa.bindparam("keep_dead", type_=sa.Interval))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -168,6 +169,14 @@ def enqueue_jobs(connection: sa.Connection, registry: Registry, jobs: Sequence[M
     with contract_errors():
         query = sa.select(sa.func.flatearth.enqueue_jobs(sa.cast(checked, JSONB)))
         return list(connection.execute(query).scalars())
+
+
+def _checked(registry: Registry, job: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(job.get("handler"), str):
+        raise WrongUsage("A job has no handler")
+    handler = registry[job["handler"]]
+    payload = {} if job.get("payload") is None else job["payload"]
+    return {**job, "payload": registry.validated(handler.name, payload), "own_run": handler.own_run}
 
 
 def cancel_job(connection: sa.Connection, job_id: int, reason: str = "cancelled") -> bool:
@@ -350,8 +359,9 @@ def contract_errors() -> Generator[None]:
         "22003": WrongUsage,
         "22P02": WrongUsage,
         "22P05": WrongUsage,
-        "22008": WrongUsage,
         "22007": WrongUsage,
+        "22008": WrongUsage,
+        "22015": WrongUsage,
         "23514": WrongUsage,
     }
     try:
@@ -364,9 +374,14 @@ def contract_errors() -> Generator[None]:
         kind = kinds.get(error.orig.sqlstate or "")
         if kind is None:
             raise
-        raise kind(error.orig.diag.message_primary) from None
+        raise kind(_sentence(error.orig)) from None
     except UnicodeEncodeError:
         raise WrongUsage("A text has a lone surrogate, which Postgres cannot store") from None
+
+
+def _sentence(error: psycopg.Error) -> str:
+    missing = re.fullmatch(r"Key \(account_id\)=\((\d+)\) is not .*", error.diag.message_detail or "")
+    return f"There is no account {missing[1]}" if missing else error.diag.message_primary or "Postgres refused"
 
 
 def _call(connection: sa.Connection, function: sa.Function[Any]) -> Any:

@@ -442,7 +442,7 @@ def test_a_drain_without_a_sign_of_life_is_not_waited_for(engine: sa.Engine, no_
 def test_a_run_that_is_on_its_way_is_not_asked_for_again(engine: sa.Engine, subtests: pytest.Subtests) -> None:
     add(engine, "noop")
 
-    for status in ("NOT_STARTED", "QUEUED", "STARTING", "STARTED"):
+    for status in ("NOT_STARTED", "STARTING", "STARTED"):
         with subtests.test(status), dg.DagsterInstance.ephemeral() as instance:
             a_run(instance, "run_due_jobs", status)
             assert skipped(instance) == "A run is on its way"
@@ -462,7 +462,7 @@ def test_at_most_two_heavy_runs_are_asked_for_at_once(engine: sa.Engine, no_runs
 
     a_run(no_runs, "run_heavy_job", "STARTED")
     assert requested(no_runs) == ["run_heavy_job"]
-    a_run(no_runs, "run_heavy_job", "QUEUED")
+    a_run(no_runs, "run_heavy_job", "STARTING")
     assert requested(no_runs) == []
 
 

@@ -323,24 +323,20 @@ def test_a_job_of_a_paused_handler_can_be_cancelled_replaced_and_deleted(connect
     assert claim(connection, open_lease(connection)) == ids[2:]
 
 
-def test_a_job_parked_by_a_claim_that_had_not_heard_of_the_end_of_the_pause_is_woken_by_the_sweep(
+def test_who_resumes_a_handler_waits_for_a_claim_that_knows_of_the_pause_and_wakes_what_it_parked(
     engine: sa.Engine, other_engine: sa.Engine
 ) -> None:
-    """One snapshot for its transaction makes the instant between reading the pauses and parking as long as needed."""
-    with engine.connect() as operator, other_engine.connect() as drain:
-        storage.pause_jobs(operator, "noop")
-        job_id = enqueue(operator)
-        lease_id = open_lease(operator)
-        operator.commit()
-        drain.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        assert storage.read_pauses(drain) == ["noop"]
-        assert storage.resume_jobs(operator, "noop")
-        operator.commit()
-        assert claim(drain, lease_id) == []
+    with engine.connect() as drain:
+        storage.pause_jobs(drain, "noop")
+        job_id = enqueue(drain)
+        lease_id = open_lease(drain)
         drain.commit()
-
-        sweep(operator)
-        assert claim(operator, lease_id) == [job_id]
+        assert claim(drain, lease_id) == []
+        resumed = in_background(other_engine, lambda operator: storage.resume_jobs(operator, "noop"))
+        wait_until_blocked(engine)
+        drain.commit()
+        assert resumed.result(20)
+        assert claim(drain, lease_id) == [job_id]
 
 
 # --------------------------------------------------------------------------------------------------- when a job is due

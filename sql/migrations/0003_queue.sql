@@ -59,7 +59,7 @@ create table flatearth.live_jobs (
     payload jsonb not null default '{}',
     last_error text,
     constraint handler_is_named check (handler <> '' and length(handler) <= 100),
-    constraint run_at_is_finite check (isfinite(run_at)),
+    constraint run_at_is_finite check (isfinite(run_at) and run_at >= '1970-01-01 00:00+00'),
     constraint attempts_are_1_to_25 check (max_attempts between 1 and 25),
     constraint timeout_is_positive check (timeout_ms > 0),
     constraint backoff_is_known check (flatearth.is_backoff(backoff)),
@@ -463,7 +463,8 @@ as $$
 declare
     -- Within what the types hold, so that it is the checks that refuse.
     due_at timestamptz := coalesce(
-        enqueue_job.run_at, now() + least(greatest(coalesce(enqueue_job.delay, '0'), interval '0'), interval '11 years')
+        case when enqueue_job.run_at is not null then greatest(enqueue_job.run_at, 'epoch') end,
+        now() + least(greatest(coalesce(enqueue_job.delay, '0'), interval '0'), interval '11 years')
     );
     timeout_in_ms bigint := case
         when enqueue_job.timeout between interval '1 millisecond' and interval '25 days'
@@ -492,7 +493,7 @@ begin
     if enqueue_job.delay < interval '0' then
         raise exception 'delay is %, not a time ahead', enqueue_job.delay using errcode = '22023';
     end if;
-    if not isfinite(due_at) or due_at > now() + interval '10 years' then
+    if not isfinite(enqueue_job.run_at) or due_at > now() + interval '10 years' then
         raise exception 'run_at is %: ten years ahead is the most', due_at using errcode = '22023';
     end if;
     if enqueue_job.max_attempts not between 1 and 25 then
@@ -666,7 +667,7 @@ begin
     )
     select
         j.account_id,
-        coalesce(j.run_at, now() + j.delay, now()),
+        coalesce(case when j.run_at is not null then greatest(j.run_at, 'epoch') end, now() + j.delay, now()),
         coalesce(j.priority, 0),
         extract(epoch from j.timeout) * 1000,
         j.max_attempts,
