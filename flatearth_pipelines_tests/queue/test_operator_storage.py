@@ -84,7 +84,9 @@ def test_old_days_are_what_dropping_the_history_drops(
 @pytest.mark.parametrize(
     ("longer", "gone"), [(timedelta(0), True), (timedelta(minutes=1), False), (-timedelta(minutes=1), True)]
 )
-def test_a_day_goes_once_its_end_is_old_enough(connection: sa.Connection, longer: timedelta, *, gone: bool) -> None:
+def test_a_day_is_dropped_once_its_end_is_old_enough_and_its_jobs_are_gone_before(
+    connection: sa.Connection, longer: timedelta, *, gone: bool
+) -> None:
     connection.execute(sa.text(_DAY))
     job_id = finished_job(connection)
     first_instant = "timestamptz '2020-01-02 00:00+00'"
@@ -94,15 +96,16 @@ def test_a_day_goes_once_its_end_is_old_enough(connection: sa.Connection, longer
     days = operator_storage.read_old_days(connection, since_its_end + longer, DAY)
     dropped = storage.drop_history(connection, since_its_end + longer, DAY)
 
-    assert days == ([{"day": date(2020, 1, 2), "history": "finished", "jobs": 1}] if gone else [])
+    assert days == [{"day": date(2020, 1, 2), "history": "finished", "jobs": 1}]
+    assert operator_storage.read_job_ids(connection, ("succeeded",)) == []
     assert dropped == (["finished_jobs_20200102"] if gone else [])
 
 
-def test_a_day_stays_until_the_microsecond_at_which_its_end_is_old_enough(connection: sa.Connection) -> None:
+def test_a_job_stays_until_the_microsecond_at_which_its_end_is_old_enough(connection: sa.Connection) -> None:
     connection.execute(sa.text(_DAY))
     job_id = finished_job(connection)
     connection.execute(sa.text(_MOVE.format("finished_jobs", "timestamptz '2020-01-02 12:00+00'")), {"id": job_id})
-    since_its_end = connection.execute(sa.text("SELECT now() - timestamptz '2020-01-03 00:00+00'")).scalar_one()
+    since_its_end = connection.execute(sa.text("SELECT now() - timestamptz '2020-01-02 12:00+00'")).scalar_one()
 
     assert operator_storage.read_old_days(connection, since_its_end + MICROSECOND, DAY) == []
     assert len(operator_storage.read_old_days(connection, since_its_end, DAY)) == 1
