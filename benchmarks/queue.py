@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.data import WrongResult
-from benchmarks.queue_figures import FIGURES, Bench
+from benchmarks.queue_bench import Bench
+from benchmarks.queue_figures import FIGURES
 from benchmarks.queue_peers import peers
 from benchmarks.report import print_table
 from benchmarks.servers import running, say, surroundings

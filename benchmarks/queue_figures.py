@@ -4,11 +4,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 
 import sqlalchemy as sa
@@ -17,11 +15,11 @@ from benchmarks import queue_daemon, queue_limit
 from benchmarks.data import WrongResult
 from benchmarks.measure import rounds
 from benchmarks.queue_backlogs import Backlog
+from benchmarks.queue_bench import Bench, faster
 from benchmarks.queue_children import seconds_of, started
 from benchmarks.queue_drain import HANDLERS
-from benchmarks.queue_peers.peers import Peers
-from benchmarks.report import Gate, Row, Spread, measured
-from benchmarks.servers import Lab, connected, say
+from benchmarks.report import Gate, Row, measured
+from benchmarks.servers import connected, say
 from flatearth_pipelines import database
 from flatearth_pipelines.queue import storage
 
@@ -29,8 +27,6 @@ _A_CALL = 1_000
 
 _QUICK = 3
 """Times as many rounds for what takes about a second."""
-
-_HOLD = "begin isolation level repeatable read; select count(*) from flatearth.live_jobs where id = 0"
 
 _OLDEST_DAY = """
 select clock_timestamp() - (min(to_date(right(c.relname, 8), 'YYYYMMDD')) + 1)::timestamp at time zone 'UTC'
@@ -42,76 +38,6 @@ where i.inhparent = 'flatearth.finished_jobs'::regclass and c.relname ~ '_\\d{8}
 _ENQUEUE_JOBS = "select flatearth.enqueue_jobs(%s::jsonb)"
 _AT_ONCE = "select flatearth.enqueue_job('tell', '{}')"
 _LATER = "select flatearth.enqueue_job('tell', '{}', delay => (1 + %s * 0.07) * interval '1 second')"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where and how much is measured."""
-
-    lab: Lab
-    home: Path
-    peers: Peers
-    jobs: int
-    """Of the long backlog; the short one has a tenth, the history twenty times as many."""
-    rounds: int
-
-    @property
-    def short(self) -> Backlog:
-        """A tenth of the jobs."""
-        return Backlog("short", self.jobs // 10)
-
-    @property
-    def long(self) -> Backlog:
-        """All of them."""
-        return Backlog("long", self.jobs)
-
-    @property
-    def history(self) -> Backlog:
-        """The short backlog, and twenty times the jobs that have ended."""
-        return Backlog("history", self.jobs // 10, finished=20 * self.jobs)
-
-    def of_peer(self, name: str, jobs: int, payload_bytes: int = 0) -> Backlog | None:
-        """As many jobs of that peer, if it is there."""
-        peer = self.peers.found.get(name)
-        size = f"_{payload_bytes}" if payload_bytes else ""
-        return Backlog(f"{name}_{jobs}{size}", jobs, peer, payload_bytes=payload_bytes) if peer else None
-
-    def drained(self, backlog: Backlog, processes: int = 1) -> Callable[[], float]:
-        """Jobs a second of ours."""
-        command = (sys.executable, "-m", "benchmarks.queue_drain")
-        return self._timed(backlog, lambda conninfo: seconds_of(*[(*command, conninfo)] * processes))
-
-    def drained_by_peer(self, backlog: Backlog) -> Callable[[], float]:
-        """Jobs a second of a peer."""
-        command = backlog.peer.command if backlog.peer else ()
-        return self._timed(backlog, lambda conninfo: seconds_of((*command, "drain", database.url(conninfo))))
-
-    def limit(self, backlog: Backlog) -> Callable[[], float]:
-        """Jobs a second of the same statements alone."""
-        return self._timed(backlog, lambda conninfo: queue_limit.drain(conninfo, backlog.jobs))
-
-    def drained_while_held(self, backlog: Backlog) -> Callable[[], float]:
-        """Jobs a second of ours beside a transaction that looked at the queue once and stays open."""
-
-        def seconds(conninfo: str) -> float:
-            with connected(conninfo) as connection:
-                connection.execute(_HOLD)
-                taken = seconds_of((sys.executable, "-m", "benchmarks.queue_drain", conninfo))
-                connection.execute("rollback")
-                return taken
-
-        return self._timed(backlog, seconds)
-
-    def _timed(self, backlog: Backlog, seconds: Callable[[str], float]) -> Callable[[], float]:
-        backlog.build(self.lab)
-
-        def once() -> float:
-            conninfo = backlog.fresh(self.lab)
-            taken = seconds(conninfo)
-            backlog.verify(conninfo)
-            return backlog.jobs / taken
-
-        return once
 
 
 def drain(bench: Bench) -> list[Row]:
@@ -135,13 +61,13 @@ def _drain(bench: Bench, backlog: Backlog, *, with_slow: bool) -> list[Row]:
     limit = f"{queue_limit.name()}, one connection"
     few = f"procrastinate, {backlog.jobs // 5:,} jobs"
     rows = [
-        _faster("drain", f"{what}, one process / {limit}", rates, ("one", "limit"), 0.65),
-        _faster("drain", f"{what}, two processes / {limit}", rates, ("two", "limit")),
-        _faster("drain", f"{what}, one process / pgqueuer", rates, ("one", "pgqueuer"), 2.5),
-        _faster("drain", f"{what}, two processes / pgqueuer, one process", rates, ("two", "pgqueuer"), 3.5),
-        _faster("drain", f"{what}, one process / graphile-worker", rates, ("one", "graphile-worker"), 1.5),
+        faster("drain", f"{what}, one process / {limit}", rates, ("one", "limit"), 0.65),
+        faster("drain", f"{what}, two processes / {limit}", rates, ("two", "limit")),
+        faster("drain", f"{what}, one process / pgqueuer", rates, ("one", "pgqueuer"), 2.5),
+        faster("drain", f"{what}, two processes / pgqueuer, one process", rates, ("two", "pgqueuer"), 3.5),
+        faster("drain", f"{what}, one process / graphile-worker", rates, ("one", "graphile-worker"), 1.5),
     ]
-    return [*rows, _faster("drain", f"{what}, one process / {few}", rates, ("one", "procrastinate"), 40)][
+    return [*rows, faster("drain", f"{what}, one process / {few}", rates, ("one", "procrastinate"), 40)][
         : 5 + with_slow
     ]
 
@@ -165,9 +91,9 @@ def growth(bench: Bench) -> list[Row]:
     later = f"{what} and {future.future:,} future ones of higher priority / {what} alone"
     keys = f"{what}, each with a concurrency key / without"
     return [
-        _faster("growth", ended, rates, ("history", "alone"), 0.9),
-        _faster("growth", later, rates, ("future", "alone"), 0.9),
-        _faster("growth", keys, rates, ("keyed", "alone"), 0.7),
+        faster("growth", ended, rates, ("history", "alone"), 0.9),
+        faster("growth", later, rates, ("future", "alone"), 0.9),
+        faster("growth", keys, rates, ("keyed", "alone"), 0.7),
     ]
 
 
@@ -176,7 +102,7 @@ def held(bench: Bench) -> list[Row]:
     backlog = Backlog("held", bench.jobs * 2 // 5)
     rates = rounds(bench.rounds, {"free": bench.drained(backlog), "held": bench.drained_while_held(backlog)})
     what = f"{backlog.jobs:,} jobs, beside an open transaction / without one"
-    return [_faster("held", what, rates, ("held", "free"), 0.6)]
+    return [faster("held", what, rates, ("held", "free"), 0.6)]
 
 
 def payload(bench: Bench) -> list[Row]:
@@ -188,7 +114,7 @@ def payload(bench: Bench) -> list[Row]:
         variants["pgqueuer"] = bench.drained_by_peer(theirs)
     rates = rounds(_QUICK * bench.rounds, variants)
     what = f"{backlog.jobs:,} jobs with 8 kB each / pgqueuer"
-    return [_faster("payload", what, rates, ("ours", "pgqueuer"), 1.2)]
+    return [faster("payload", what, rates, ("ours", "pgqueuer"), 1.2)]
 
 
 def enqueue(bench: Bench) -> list[Row]:
@@ -220,9 +146,9 @@ def enqueue(bench: Bench) -> list[Row]:
     one = f"one a transaction / INSERT by {queue_limit.name()}, same columns and indexes"
     bulk = f"{_A_CALL:,} a call / pgqueuer, which checks no payload"
     return [
-        _faster("enqueue", one, rates, ("enqueue_job", "insert"), 0.7),
-        _faster("enqueue", f"{bulk}: by SQL", rates, ("sql", "pgqueuer"), 2),
-        _faster("enqueue", f"{bulk}: by Python, which checks each", rates, ("python", "pgqueuer")),
+        faster("enqueue", one, rates, ("enqueue_job", "insert"), 0.7),
+        faster("enqueue", f"{bulk}: by SQL", rates, ("sql", "pgqueuer"), 2),
+        faster("enqueue", f"{bulk}: by Python, which checks each", rates, ("python", "pgqueuer")),
     ]
 
 
@@ -345,17 +271,3 @@ def daemon(bench: Bench) -> list[Row]:
 
 
 FIGURES = {each.__name__: each for each in (drain, growth, held, payload, enqueue, cleanup, latency, daemon)}
-
-
-def _faster(
-    figure: str, what: str, rates: Mapping[str, Sequence[float]], pair: tuple[str, str], least: float | None = None
-) -> Row:
-    """Our rate as a multiple of the rival's, in the same round; without the rival only ours."""
-    ours, rival = pair
-    mine = f"{median(rates[ours]):,.0f} jobs/s"
-    gate = None if least is None else Gate(least=least)
-    if rival not in rates:
-        return Row(figure, what, mine, "skipped", gate=str(gate or ""))
-    ratio = Spread.of_ratios(rates[ours], rates[rival])
-    passed = gate.holds(ratio.middle) if gate else None
-    return Row(figure, what, mine, f"{median(rates[rival]):,.0f} jobs/s", str(ratio), str(gate or ""), passed)

@@ -111,12 +111,12 @@ def test_a_line_break_in_the_subject_makes_no_header_and_no_body(tmp_path: Path,
 
 
 def test_words_of_any_language_arrive_as_they_are(tmp_path: Path, server: Server) -> None:
-    subject, text = "Žluťoučký kůň 地球 🌍 " * 10, "Ça va ? 地球\n.\n..\nFrom here\n" + "x" * 2_000
+    subject, text = "Žluťoučký kůň 地球 🌍", "Ça va ? 地球\n.\n..\nFrom here\n" + "x" * 2_000
     for url in (f"file:{tmp_path}", server.url()):
         send(settings(url), text_message(settings(url), TO, subject, text))
 
     for mail in (*outbox(tmp_path), *arrived(server)):
-        assert mail["Subject"] == subject.strip()
+        assert mail["Subject"] == subject
         assert mail.get_content() == f"{text}\n"
 
 

@@ -9,6 +9,7 @@ PACKAGE = TESTS.parent / "flatearth_pipelines"
 
 WITHOUT_TESTS = {
     "handlers.py": "a list of what the features define, each tested there",
+    "queue/job_lines.py": "what people type: test_commands.py tries it as they do",
     "queue/leases.py": "what it says is SQL: test_claims.py, test_races.py and test_drain.py see what comes of it",
     "queue/terminal_context.py": "seen in every command that takes a handler",
     "errors.py": "classes with an exit code each, seen wherever they are raised",

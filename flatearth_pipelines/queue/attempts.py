@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import random
 import threading
 import time
@@ -39,6 +40,9 @@ _TELL_JOBS = 500
 
 _WATCH_SECONDS = 0.1
 """How often time limits are looked at."""
+
+_INSIST_SECONDS = 1.0
+"""How long a coroutine may take to end after it was cancelled, before it is cancelled again."""
 
 _LONGEST_WAIT = timedelta(days=3652)
 """Of a retry, as of a new job: ten years."""
@@ -99,6 +103,8 @@ class Workers:
         self._concurrency = concurrency
         self._own_run = own_run
         self._stopping = False
+        self._ending = False
+        self._stuck = 0
         self._buffer: asyncio.Queue[Job] = asyncio.Queue()
         self._running: dict[int, _Running] = {}
         self._cancel_unstarted: dict[int, str] = {}
@@ -127,7 +133,12 @@ class Workers:
     @property
     def room(self) -> int:
         """How many more could begin at once; negative when more are waiting."""
-        return self._concurrency - len(self._running) - self._buffer.qsize()
+        return self._concurrency - len(self._running) - self._stuck - self._buffer.qsize()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every place is taken by a thread that does not end although nobody waits for it any more."""
+        return self._stuck == self._concurrency
 
     @property
     def is_busy(self) -> bool:
@@ -135,10 +146,14 @@ class Workers:
         return bool(self._running) or not self._buffer.empty()
 
     def hand_back_waiting(self) -> None:
-        """Begin nothing more."""
-        self._stopping = True
+        """Begin nothing of what waits."""
         while not self._buffer.empty():
             self._ledger.hand_back(self._buffer.get_nowait().id)
+
+    def begin_to_stop(self) -> None:
+        """Begin nothing more; a job that stops from now on stops because of that."""
+        self._stopping = True
+        self.hand_back_waiting()
 
     def ask_to_stop(self, reason: str = _STOPPING) -> None:
         """Tell what runs, through its context, that the worker is stopping."""
@@ -160,11 +175,19 @@ class Workers:
             elif running is None and self._ledger.holds(job_id):
                 self._cancel_unstarted.setdefault(job_id, reason)
 
+    def abandon(self) -> None:
+        """Record what runs as given up, and forget it."""
+        for running in list(self._running.values()):
+            self._interrupt(running, _STOPPING)
+            self._end_interrupted(running)
+            self._running.pop(running.job.id, None)
+
     async def end(self) -> None:
-        """Cancel the coroutines. A thread that still runs goes on, but nothing waits for it."""
+        """Cancel the coroutines. A thread, or a coroutine that goes on although it is cancelled, is not waited for."""
+        self._ending = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=_INSIST_SECONDS)
 
     async def _work(self) -> None:
         since_turn = 0
@@ -194,35 +217,52 @@ class Workers:
         except ValidationError as error:
             self._ledger.fail(job.id, f"The payload is not valid: {invalidity(error)}", None)
             return
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; its words may hold a value
+            self._ledger.fail(job.id, f"The payload could not be read: {type(error).__name__}", None)
+            return
         limit = job.timeout_ms / 1000 if job.timeout_ms else handler.timeout.total_seconds()
         context = Context(job.id, job.attempts, job.account_id, self._note_progress)
         running = _Running(job, handler, context, limit)
         self._running[job.id] = running
         try:
-            if handler.is_async:
-                running.task = asyncio.current_task()
-                result: Result = await cast("Any", handler.run(context, payload))
-                running.task = None
-            else:
-                result = await self._in_thread(running, payload)
+            result = await (self._awaited if handler.is_async else self._in_thread)(running, payload)
             self._end(running, result)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if running.interrupted is None or task is None:
+            if running.interrupted is None:
                 raise
-            task.uncancel()
             self._end_interrupted(running)
         except Exception as error:  # noqa: BLE001 - a handler may raise anything, and that is its job's failure
             self._end_failed(running, error)
         finally:
-            running.task = None
-            del self._running[job.id]
+            self._running.pop(job.id, None)
         if running.thread_end is not None:  # interrupted, but a thread cannot be killed: it keeps its place
+            self._stuck += 1
+            self.wake.set()
             await running.thread_end
+            self._stuck -= 1
+
+    async def _awaited(self, running: _Running, payload: object) -> Result:
+        """Run an `async` handler; the interruption of it is over when it has ended."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        running.task = task
+        try:
+            result: Result = await cast("Any", running.handler.run(running.context, payload))
+        except asyncio.CancelledError:
+            if task.cancelling() == 0:
+                raise RuntimeError("the handler raised CancelledError itself") from None
+            raise
+        else:
+            return result
+        finally:
+            running.task = None
+            while running.interrupted is not None and task.cancelling() > 0 and not self._ending:
+                task.uncancel()
 
     def _end(self, running: _Running, result: Result) -> None:
         """The handler returned."""
         job = running.job
+        if job.id not in self._running:  # abandoned
+            return
         if running.interrupted is not None:
             self._end_interrupted(running)
         elif running.handler.guarantee is Guarantee.TRANSACTIONAL:
@@ -235,6 +275,8 @@ class Workers:
     def _end_failed(self, running: _Running, error: Exception) -> None:
         """The handler raised."""
         job = running.job
+        if job.id not in self._running:  # abandoned
+            return
         if isinstance(error, _LeftToOthers):
             self._ledger.leave(job.id)
         elif running.interrupted is not None:
@@ -248,6 +290,8 @@ class Workers:
 
     def _end_interrupted(self, running: _Running) -> None:
         """The drain did not wait for the handler any longer."""
+        if running.job.id not in self._running:  # abandoned
+            return
         if running.interrupted == _STOPPING:
             self._give_back(running)
         elif running.cancelled is not None:
@@ -297,8 +341,10 @@ class Workers:
                 return
             if error is None:
                 done.set_result(result)
-            else:
-                done.set_exception(error if isinstance(error, Exception) else RuntimeError(one_line(error)))
+            elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+                done.set_exception(error)
+            else:  # what a future cannot carry, or what would end more than the job
+                done.set_exception(RuntimeError(one_line(error)))
 
         def body() -> None:
             result: Result = None
@@ -318,18 +364,20 @@ class Workers:
         """In a thread: the handler, and for a transactional one the completion of its job, in one transaction."""
         handler, context = running.handler, running.context
         if handler.guarantee is not Guarantee.TRANSACTIONAL:
-            return cast("Result", handler.run(context, payload))
+            return _returned(handler.run(context, payload))
         with self._engine.connect() as connection:
             running.driver = connection.connection.driver_connection
             context.lend(connection)
             try:
                 with connection.begin():
-                    result = cast("Result", handler.run(context, payload))
+                    result = _returned(handler.run(context, payload))
                     context.check()
                     if not storage.finish_job(connection, self._lease, running.job.id, kept_result(result)):
                         raise _LeftToOthers
             finally:
                 running.driver = None
+                if context.stop_requested:  # its statement may be cancelled any moment, and nobody may wait for it
+                    connection.invalidate()
         return result
 
     async def _watch(self) -> None:
@@ -342,9 +390,11 @@ class Workers:
                     self._interrupt(running, _OUT_OF_TIME)
 
     def _interrupt(self, running: _Running, why: str) -> None:
-        if running.interrupted is not None:
+        """Do not wait for it; a coroutine that goes on although it is cancelled is cancelled again and again."""
+        if running.interrupted is not None and running.task is None:
             return
-        running.interrupted = why
+        running.interrupted = running.interrupted or why
+        running.deadline = time.monotonic() + _INSIST_SECONDS
         running.context.request_stop(why)
         if running.task is not None:
             running.task.cancel()
@@ -354,6 +404,14 @@ class Workers:
 
 class _LeftToOthers(Exception):
     """The lease was lost while a transactional handler ran: rolled back, and the job is somebody else's."""
+
+
+def _returned(value: object) -> Result:
+    """What a plain handler returned; a coroutine that nobody awaits has done nothing."""
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError("a plain handler returned a coroutine: declare it with `async def`")
+    return cast("Result", value)
 
 
 def _cancel_statement(driver: psycopg.Connection) -> None:

@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import math
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from datetime import timedelta
+from collections.abc import Callable, Generator, Iterable
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import click
@@ -21,6 +20,7 @@ from flatearth_pipelines.instants import instant
 from flatearth_pipelines.queue import operator_storage, storage
 from flatearth_pipelines.queue.drain import Drain, Options
 from flatearth_pipelines.queue.handlers import storable
+from flatearth_pipelines.queue.job_lines import calls, days, job_of_options
 from flatearth_pipelines.queue.ledger import Report
 from flatearth_pipelines.queue.terminal_context import handlers
 from flatearth_pipelines.settings import Settings
@@ -32,16 +32,6 @@ _STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 
 _WHOLE_QUEUE = "*"
 
-_CALL_BYTES = 1_000_000
-"""Of JSON in one call: as `jsonb` it is at most six times as large, and 8 MB is the limit."""
-
-_SPAN = re.compile(r"(-?\d{1,9}(?:\.\d{1,6})?)([smhd]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-_MOST_SECONDS = 3_660 * 86_400
-"""Ten years, as far as it matters to what Postgres can count: `enqueue_job` knows it exactly."""
-
-_MOST_DAYS = 36_500
 
 _INTEGER = click.IntRange(-(2**31), 2**31 - 1)
 _ID = click.IntRange(1, 2**63 - 1)
@@ -83,7 +73,7 @@ def enqueue(*, file: BinaryIO | None, as_json: bool, **values: Any) -> None:
     A line of a file is an object with the arguments of the SQL function flatearth.enqueue_job, such as
     {"handler": "check_card_entropy", "payload": {"card_id": 1}, "delay": "5 minutes"}.
     """
-    job = _job(values)
+    job = job_of_options(values)
     if file is not None:
         _enqueue_file(file, job, as_json=as_json)
         return
@@ -212,19 +202,19 @@ def delete(*, ids: tuple[int, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be dropped, and drop nothing.")
 @_json
 def cleanup(*, older_than: str, failed_older_than: str, dry_run: bool, as_json: bool) -> None:
-    """Drop whole days of history that ended longer ago; days in UTC."""
-    keep = _days("--older-than", older_than), _days("--failed-older-than", failed_older_than)
+    """Drop whole old of history that ended longer ago; old in UTC."""
+    keep = days("--older-than", older_than), days("--failed-older-than", failed_older_than)
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
-        days = operator_storage.read_old_days(connection, *keep)
+        old = operator_storage.read_old_days(connection, *keep)
         if not dry_run:
             storage.drop_history(connection, *keep)
-    count = sum(day["jobs"] for day in days)
+    count = sum(day["jobs"] for day in old)
     if as_json:
-        print_json({"dry_run": dry_run, "jobs": count, "days": days})
+        print_json({"dry_run": dry_run, "jobs": count, "days": old})
         return
-    if days:
-        print_rows(days, as_json=False)
-    click.echo(f"{'Would drop' if dry_run else 'Dropped'} {count:,} jobs." if days else "Nothing to do: none is older.")
+    if old:
+        print_rows(old, as_json=False)
+    click.echo(f"{'Would drop' if dry_run else 'Dropped'} {count:,} jobs." if old else "Nothing to do: none is older.")
 
 
 @jobs.command()
@@ -289,19 +279,6 @@ def _print_outcomes(outcomes: Counter[tuple[str, str]], *, as_json: bool) -> Non
     print_rows(rows, as_json=as_json, empty="Nothing to do: no job was due.")
 
 
-def _job(values: dict[str, Any]) -> dict[str, Any]:
-    """The job of these options, as `flatearth.enqueue_jobs` takes it."""
-    job = {name: value for name, value in values.items() if value is not None}
-    for name, option in (("payload", "PAYLOAD"), ("backoff", "--backoff")):
-        if name in job:
-            job[name] = _json_object(option, job[name])
-    for name in job.keys() & {"delay", "timeout"}:
-        job[name] = _span(f"--{name}", job[name])
-    if "run_at" in job:
-        job["run_at"] = _instant("--at", job["run_at"])
-    return {name: value.isoformat() if name == "run_at" else value for name, value in job.items()}
-
-
 def _enqueue_file(file: BinaryIO, beside: dict[str, Any], *, as_json: bool) -> None:
     """All of the file or nothing, in as many calls as it needs."""
     if beside:
@@ -311,72 +288,10 @@ def _enqueue_file(file: BinaryIO, beside: dict[str, Any], *, as_json: bool) -> N
         database.transaction(Settings.from_environment(), _APPLICATION) as connection,
         _progress("Enqueueing", None) as advance,
     ):
-        for lines in _calls(file):
+        for lines in calls(file):
             ids += operator_storage.enqueue_lines(connection, handlers(), lines)
             advance(len(lines))
     print_json({"ids": ids}) if as_json else click.echo(f"Enqueued {len(ids):,} jobs.")
-
-
-def _calls(file: Iterable[bytes]) -> Iterator[dict[int, dict[str, Any]]]:
-    """The jobs by line number, as many at a time as one call takes."""
-    lines: dict[int, dict[str, Any]] = {}
-    size = 0
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        if len(lines) == storage.MOST_JOBS_A_CALL or (lines and size + len(line) > _CALL_BYTES):
-            yield lines
-            lines, size = {}, 0
-        lines[number] = _json_object(f"Line {number}", line)
-        size += len(line)
-    if lines:
-        yield lines
-
-
-def _json_object(name: str, text: str | bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise WrongUsage(f"{name} is nested too deeply") from None
-    except ValueError as error:
-        raise WrongUsage(f"{name} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise WrongUsage(f"{name} is not a JSON object, such as {{}}")
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"there is no {name}")
-
-
-def _instant(option: str, text: str | None) -> Any:
-    try:
-        return None if text is None else instant(text)
-    except WrongUsage:
-        raise WrongUsage(
-            f"{option} is {text!r}: it takes ISO 8601 with an offset, such as 2026-11-22T09:00:00+00:00"
-        ) from None
-
-
-def _span(option: str, text: str) -> str:
-    """The span of time as an interval of Postgres, which refuses a negative one."""
-    match = _SPAN.fullmatch(text)
-    if match is None:
-        raise WrongUsage(f"{option} is {text!r}: it takes seconds, or such as 5m, 2h or 1d")
-    seconds = float(match[1]) * _SECONDS[match[2]]
-    if seconds > _MOST_SECONDS:
-        raise WrongUsage(f"{option} is {text!r}: ten years is the most")
-    return f"{seconds:f} seconds"
-
-
-def _days(option: str, text: str) -> timedelta:
-    try:
-        days = float(text)
-    except ValueError:
-        days = math.nan
-    if not 0 <= days <= _MOST_DAYS:
-        raise WrongUsage(f"{option} is {text!r}: it takes days, 0 to {_MOST_DAYS:,}")
-    return timedelta(days=days)
 
 
 def _check_known(handler: str) -> None:
@@ -459,3 +374,7 @@ def _terminated_as_interrupted() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _instant(option: str, text: str | None) -> datetime | None:
+    return None if text is None else instant(text, option)

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from flatearth_pipelines import database
-from flatearth_pipelines.errors import FlatEarthError, LeaseLost
+from flatearth_pipelines.errors import LeaseLost
 from flatearth_pipelines.queue import leases
 from flatearth_pipelines.queue.attempts import Workers
 from flatearth_pipelines.queue.handlers import Registry, storable
@@ -51,6 +51,9 @@ _SHORTEST_MEASURE = 0.001
 _KEEP_SECONDS = 0.2
 _RENEW_SECONDS = 5.0
 """How often the keeper looks, and renews the lease at least: that is also a sign of life."""
+
+_INSIST_SECONDS = 1.0
+"""How much longer than the grace a coroutine may take that was cancelled."""
 
 _END_SECONDS = 5.0
 """What recording everything takes at most when a drain is stopped."""
@@ -87,8 +90,11 @@ class Drain:
         self._stop_asked = threading.Event()
         self._ended = threading.Event()
         self._progress: dict[int, tuple[float, str]] = {}
+        self._progress_lock = threading.Lock()
         self._broken: BaseException | None = None
         self._says_waiting = False
+        self._after: Job | None = None
+        self._looked_at_all = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> Report:
@@ -99,7 +105,13 @@ class Drain:
             DatabaseUnavailable: Postgres is not there.
             psycopg.Error: Postgres broke off; what was not recorded is run again when the lease has run out.
         """
-        asyncio.run(self._run())
+        # As asyncio.run, but it does not wait for a handler that goes on although it is cancelled.
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(self._run())
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
         return self.report
 
     def run_in_thread(self, stopping: Callable[[], None]) -> Report:
@@ -177,35 +189,42 @@ class Drain:
 
     async def _clerk(self, connection: psycopg.AsyncConnection) -> None:
         idle_since = self._opened
-        swept = reset = 0.0
-        after: Job | None = None
+        swept = 0.0
         pace = _Pace(self._ledger)
         await connection.execute("LISTEN flatearth_jobs")
         while not self._stop_asked.is_set():
             self._raise_broken()
-            now = time.monotonic()
-            if now - swept >= _SWEEP_SECONDS:
-                swept = now
+            if time.monotonic() - swept >= _SWEEP_SECONDS:
+                swept = time.monotonic()
                 await self._sweep(connection)
-            if now - reset >= _CURSOR_SECONDS:
-                reset, after = now, None
-            over = now - self._opened >= self._options.longest.total_seconds()
-            wanted = 0 if over else self._wanted(pace.jobs_a_second())
-            claimed = await self._exchange(connection, wanted, after)
-            again = after is not None and wanted and not claimed  # what the cursor skipped may be due
-            after = claimed[-1] if len(claimed) == wanted > 0 and not any(job.keyed for job in claimed) else None
+            over = time.monotonic() - self._opened >= self._options.longest.total_seconds() or self._workers.is_stuck
+            if over:
+                self._workers.hand_back_waiting()
+            claimed = await self._claim(connection, 0 if over else self._wanted(pace.jobs_a_second()))
             if claimed:
                 await self._hand_out(connection, claimed)
                 if self._options.own_run:
                     return
             if self._workers.is_busy or not self._ledger.is_empty:
                 idle_since = time.monotonic()
-                if not (again or (claimed and self._wanted(pace.rate))):
+                if not (claimed and self._wanted(pace.rate)):
                     await self._pause()
-            elif over or (not again and time.monotonic() - idle_since >= self._options.stay.total_seconds()):
+            elif over or time.monotonic() - idle_since >= self._options.stay.total_seconds():
                 return
-            elif not again and not claimed:
+            elif not claimed:
                 await self._wait_for_work(connection, idle_since)
+
+    async def _claim(self, connection: psycopg.AsyncConnection, wanted: int) -> list[Job]:
+        """Record and claim; for a while each claim goes on where the last one ended, past what that left behind."""
+        if time.monotonic() - self._looked_at_all >= _CURSOR_SECONDS:
+            self._looked_at_all, self._after = time.monotonic(), None
+        claimed = await self._exchange(connection, wanted, self._after)
+        if wanted and not claimed and self._after is not None:
+            claimed = await self._exchange(connection, wanted)
+        if wanted:
+            keyed = any(job.keyed for job in claimed)  # the next of a key may be from before
+            self._after = claimed[-1] if len(claimed) == wanted and not keyed else None
+        return claimed
 
     async def _sweep(self, connection: psycopg.AsyncConnection) -> None:
         """What nobody tells a drain of: lost workers, cron jobs, jobs that wait for something that is over."""
@@ -253,6 +272,9 @@ class Drain:
         while self._workers.is_busy and not self._stop_asked.is_set():
             await self._pause()
             await self._exchange(connection)
+        if self._stop_asked.is_set():
+            self._ledger.hand_back(claimed[0].id)
+            return
         self._workers.put(claimed)
         while self._workers.is_busy and not self._stop_asked.is_set():
             await self._pause()
@@ -286,12 +308,17 @@ class Drain:
         began = time.monotonic()
         grace = self._options.grace.total_seconds()
         while self._workers.is_busy or not self._ledger.is_empty:
+            waited = time.monotonic() - began
             if self._stop_asked.is_set():
-                self._workers.hand_back_waiting()
-                if time.monotonic() - began >= grace:
+                self._workers.begin_to_stop()
+                if waited >= grace + _INSIST_SECONDS:
+                    self._workers.abandon()
+                elif waited >= grace:
                     self._workers.give_up()
-                elif time.monotonic() - began >= grace / 2:
+                elif waited >= grace / 2:
                     self._workers.ask_to_stop()
+            else:
+                began = time.monotonic()  # the grace begins when somebody asks
             await self._exchange(connection)
             self._raise_broken()
             if self._workers.is_busy:
@@ -321,13 +348,14 @@ class Drain:
                     if time.monotonic() - renewed >= every:
                         renewed = time.monotonic()
                         leases.renew_lease(connection, self._lease, self._options.lease)
-                    if self._progress:
+                    with self._progress_lock:
                         progress, self._progress = self._progress, {}
+                    if progress:
                         leases.write_progress(connection, self._lease, progress)
                     requests = leases.read_stop_requests(connection, self._lease)
                     if requests:
                         tell(self._workers.tell_cancelled, requests)
-        except (FlatEarthError, psycopg.Error) as error:
+        except Exception as error:  # noqa: BLE001 - without its keeper a drain must end, whatever it was
             tell(self._break, error)
 
     def _break(self, error: BaseException) -> None:
@@ -336,7 +364,8 @@ class Drain:
         self._workers.wake.set()
 
     def _note_progress(self, job_id: int, percent: float, line: str) -> None:
-        self._progress[job_id] = (percent, " ".join(storable(line).split())[:_LINE_LENGTH])
+        with self._progress_lock:
+            self._progress[job_id] = (percent, " ".join(storable(line).split())[:_LINE_LENGTH])
 
 
 class _Pace:

@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
 from flatearth_pipelines.errors import NotFound, WrongUsage
-from flatearth_pipelines.queue.backoff import DEFAULT, FEWEST_ATTEMPTS, MOST_ATTEMPTS, Backoff
+from flatearth_pipelines.queue.backoff import DEFAULT, FEWEST_ATTEMPTS, MOST_ATTEMPTS, Backoff, Listed
 
 Result = Mapping[str, Any] | None
 
 _ERROR_LENGTH = 1_000
+_MOST_FIELDS = 10
 
 
 class Payload(BaseModel):
@@ -128,6 +129,8 @@ class Handler:
     def __post_init__(self) -> None:
         if not FEWEST_ATTEMPTS <= self.max_attempts <= MOST_ATTEMPTS:
             raise WrongUsage(f"{self.name}: max_attempts is {self.max_attempts}, not 1 to 25")
+        if self.backoff == Listed(()):
+            raise WrongUsage(f"{self.name}: its backoff lists no time")
         if self.guarantee is Guarantee.TRANSACTIONAL and self.is_async:
             raise WrongUsage(f"{self.name}: a transactional handler is a plain function")
 
@@ -146,7 +149,11 @@ class Registry:
     """The handlers that this code knows, by name."""
 
     def __init__(self, handlers: Iterable[Handler]) -> None:
-        self.handlers = {handler.name: handler for handler in handlers}
+        self.handlers: dict[str, Handler] = {}
+        for handler in handlers:
+            if handler.name in self.handlers:
+                raise WrongUsage(f"There are two handlers {handler.name}")
+            self.handlers[handler.name] = handler
 
     def __getitem__(self, name: str) -> Handler:
         if name not in self.handlers:
@@ -174,15 +181,19 @@ class Registry:
 
 def invalidity(error: ValidationError) -> str:
     """In one line what is wrong with which field, without the values, which may be secrets."""
-    return "; ".join(
+    said = "; ".join(
         f"{'.'.join(map(str, each['loc'])) or 'payload'}: {each['msg']}"
-        for each in error.errors(include_url=False, include_input=False, include_context=False)
+        for each in error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_FIELDS]
     )
+    return storable(" ".join(said.split()))[:_ERROR_LENGTH]
 
 
 def one_line(error: BaseException) -> str:
     """The error as the column `last_error` keeps it: one line of text that Postgres can store."""
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - even that may fail
+        said = ""
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return storable(text)[:_ERROR_LENGTH]
 

@@ -53,9 +53,9 @@ class Ledger:
 
     def succeed(self, job_id: int, result: Result) -> None:
         """It ends well, with what it returned."""
-        self._succeeded.append(job_id)
         if result is not None:
             self._results[str(job_id)] = kept_result(result)
+        self._succeeded.append(job_id)
 
     def fail(self, job_id: int, error: str, retry_in_ms: int | None) -> None:
         """It is run again, or with None is dead."""
@@ -89,31 +89,37 @@ class Ledger:
 
     async def record(self, connection: psycopg.AsyncConnection, lease_id: int) -> "Recorded":
         """Send everything to Postgres, in the connection's pipeline; the answer is read after its end."""
-        sent = Recorded(self._succeeded, self._failed, self._cancelled, self._returned + self._heavy)
-        cursors = sent.cursors
-        if self._succeeded:
-            cursors.append(await leases.finish(connection, lease_id, self._succeeded, self._results))
-        if self._failed:
-            cursors.append(await leases.fail(connection, lease_id, self._failed))
-        for reason, job_ids in self._cancelled.items():
-            cursors.append(await leases.cancel(connection, lease_id, job_ids, reason))
-        if self._returned:
-            cursors.append(await leases.hand_back(connection, lease_id, self._returned))
-        if self._heavy:
-            cursors.append(await leases.hand_back(connection, lease_id, self._heavy, own_run=True))
-        self._forget()
+        sent = Recorded(self._succeeded, self._results, self._failed, self._cancelled, self._returned, self._heavy)
+        self._forget()  # before the first await, during which more may end
+        if sent.succeeded:
+            sent.ask(
+                sent.succeeded, "succeeded", await leases.finish(connection, lease_id, sent.succeeded, sent.results)
+            )
+        if sent.failed:
+            asked = await leases.fail(connection, lease_id, sent.failed)
+            dead = [job_id for job_id, _, retry_in_ms in sent.failed if retry_in_ms is None]
+            again = [job_id for job_id, _, retry_in_ms in sent.failed if retry_in_ms is not None]
+            sent.ask(dead, "failed", asked)
+            sent.ask(again, "retried", asked)
+        for reason, job_ids in sent.cancelled.items():
+            sent.ask(job_ids, "cancelled", await leases.cancel(connection, lease_id, job_ids, reason))
+        if sent.returned:
+            sent.ask(sent.returned, "handed back", await leases.hand_back(connection, lease_id, sent.returned))
+        if sent.heavy:
+            sent.ask(sent.heavy, "handed back", await leases.hand_back(connection, lease_id, sent.heavy, own_run=True))
         return sent
 
     async def count(self, recorded: "Recorded") -> None:
-        """Count what was recorded."""
-        done = sum([(await cursor.fetchone() or (0,))[0] for cursor in recorded.cursors])
-        self._report.fenced += recorded.jobs - done
-        self._count(recorded.succeeded, "succeeded")
-        for job_id, _, retry_in_ms in recorded.failed:
-            self._count([job_id], "failed" if retry_in_ms is None else "retried")
-        for job_ids in recorded.cancelled.values():
-            self._count(job_ids, "cancelled")
-        self._count(recorded.handed_back, "handed back")
+        """Count what was recorded: as many of each as were still this lease's."""
+        left: dict[int, int] = {}
+        for job_ids, outcome, cursor in recorded.asked:
+            if id(cursor) not in left:
+                left[id(cursor)] = (await cursor.fetchone() or (0,))[0]
+            done = min(len(job_ids), left[id(cursor)])
+            left[id(cursor)] -= done
+            self._count(job_ids[:done], outcome)
+            for job_id in job_ids[done:]:
+                self.leave(job_id)
 
     def _count(self, job_ids: Iterable[int], outcome: str) -> None:
         outcomes, handler_of = self._report.outcomes, self._handler_of
@@ -131,16 +137,16 @@ class Ledger:
 
 @dataclass
 class Recorded:
-    """What was sent to Postgres, and where it answers."""
+    """What was sent to Postgres, and where it answers how many of them it was."""
 
     succeeded: list[int]
+    results: dict[str, Any]
     failed: list[tuple[int, str, int | None]]
     cancelled: dict[str, list[int]]
-    handed_back: list[int]
-    cursors: list[psycopg.AsyncCursor[Any]] = field(default_factory=list)
+    returned: list[int]
+    heavy: list[int]
+    asked: list[tuple[list[int], str, psycopg.AsyncCursor[Any]]] = field(default_factory=list)
 
-    @property
-    def jobs(self) -> int:
-        """How many."""
-        cancelled = sum(map(len, self.cancelled.values()))
-        return len(self.succeeded) + len(self.failed) + cancelled + len(self.handed_back)
+    def ask(self, job_ids: list[int], outcome: str, cursor: psycopg.AsyncCursor[Any]) -> None:
+        """The cursor says how many of these jobs ended so."""
+        self.asked.append((job_ids, outcome, cursor))

@@ -542,7 +542,7 @@ def test_a_thread_that_cannot_be_stopped_keeps_its_place_and_does_not_keep_the_d
         handlers = [handler(stuck), handler(returns(None), name="other")]
         drained(database, handlers, concurrency=1, stay=1, longest=1.5)
         assert job(engine, other)["state"] == "pending"
-        drained(database, handlers)
+        drained(database, handlers, stay=1)
         assert job(engine, other)["state"] == "succeeded"
     finally:
         release.set()

@@ -153,7 +153,6 @@ def test_what_a_claim_reads_does_not_grow_with_what_waits_for_later_or_has_ended
             )
         )
         many = buffers()
-    print(few, many)
     assert many <= few + 50
 
 

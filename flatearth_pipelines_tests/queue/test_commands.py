@@ -186,8 +186,16 @@ WRONG = {
     "payload with a NaN": (2, ("greet", '{"name": NaN}'), "PAYLOAD is not JSON: there is no NaN"),
     "payload nested deeply": (2, ("noop", "[" * 100_000), "PAYLOAD is nested too deeply"),
     "payload with a NUL": (2, ("greet", '{"name": "\\u0000"}'), "unsupported Unicode escape sequence"),
-    "time without zone": (2, ("noop", "--at", "2030-01-01T00:00:00"), "--at is '2030-01-01T00:00:00': it takes ISO"),
-    "no time": (2, ("noop", "--at", "tomorrow"), "--at is 'tomorrow': it takes ISO 8601 with an offset"),
+    "time without zone": (
+        2,
+        ("noop", "--at", "2030-01-01T00:00:00"),
+        "--at '2030-01-01T00:00:00' has no zone: it takes ISO",
+    ),
+    "no time": (
+        2,
+        ("noop", "--at", "tomorrow"),
+        "--at 'tomorrow' is not a date and time: it takes ISO 8601 with an offset",
+    ),
     "time beyond ten years": (2, ("noop", "--at", "9999-12-31T23:59:59-14:00"), "ten years ahead is the most"),
     "delay beyond ten years": (2, ("noop", "--delay", "3655d"), "ten years ahead is the most"),
     "delay beyond all time": (2, ("noop", "--delay", "999999999d"), "--delay is '999999999d': ten years is the most"),
@@ -377,8 +385,8 @@ def test_list_says_so_when_there_is_nothing(
     ("arguments", "words"),
     [
         (("--state", "done"), "There is no state 'done': there are pending, running, succeeded, failed, cancelled"),
-        (("--since", "2026-11-22"), "--since is '2026-11-22': it takes ISO 8601 with an offset"),
-        (("--until", "now"), "--until is 'now': it takes ISO 8601 with an offset"),
+        (("--since", "2026-11-22"), "--since '2026-11-22' has no zone: it takes ISO 8601 with an offset"),
+        (("--until", "now"), "--until 'now' is not a date and time: it takes ISO 8601 with an offset"),
     ],
 )
 def test_a_filter_that_says_nothing_is_wrong_usage(
