@@ -1,4 +1,4 @@
-"""How the figures of the queue measure: jobs a second of a drain, on a fresh copy, verified; and a row that compares."""
+"""How the figures of the queue measure: jobs a second of a drain, on a fresh copy, verified; a row that compares."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -319,6 +319,8 @@ def refusing_server() -> Generator[tuple[str, list[str]]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=answer)
         thread.start()
-        yield f"smtp://127.0.0.1:{server.getsockname()[1]}", connections
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield f"smtp://127.0.0.1:{server.getsockname()[1]}", connections
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()

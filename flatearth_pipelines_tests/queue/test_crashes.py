@@ -148,7 +148,7 @@ def test_a_killed_workers_jobs_wait_for_the_end_of_its_lease_and_not_longer(engi
     drained(database, REGISTRY)
     assert job(engine, job_id)["state"] == "running"
 
-    report = drained(database, REGISTRY, stay=2)
+    report = drained(database, REGISTRY, stay=4)
     assert report.rescued == 1
     assert (job(engine, job_id)["state"], job(engine, job_id)["attempts"]) == ("succeeded", 2)
 

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import psycopg
-import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -374,17 +373,15 @@ class Queue(RuleBasedStateMachine):
 
 
 def test_in_any_order_of_what_applications_operators_and_drains_do_the_queue_is_as_its_model_and_all_ends(
-    engine: sa.Engine, database: str
+    database: str,
 ) -> None:
-    assert engine is not None
-
     class OnThisDatabase(Queue):
         conninfo = database
 
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             database=None,

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -138,7 +138,7 @@ def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def session(conninfo: str) -> Iterator[psycopg.Connection]:
+def session(conninfo: str) -> Generator[psycopg.Connection]:
     with contextlib.closing(db.connect(conninfo, "somebody")) as connection:
         connection.autocommit = True
         yield connection
@@ -602,6 +602,21 @@ def test_a_job_that_is_replaced_while_it_completes_is_followed_by_the_new_one(
         new = add(other_engine, job_key="k", on_conflict="replace")
     sweep(engine)
     assert lease_of(engine)[1] == [new]
+
+
+def test_a_drain_does_not_end_before_it_has_run_what_waited_for_the_last_job_that_it_ended(
+    engine: sa.Engine, database: str
+) -> None:
+    added: list[int] = []
+
+    def replace_yourself(_context: Context, _payload: NoPayload) -> None:
+        if not added:
+            added.append(add(engine, "again", job_key="k", on_conflict="replace"))
+
+    first = add(engine, "again", job_key="k")
+    Drain(database, Registry([Handler("again", NoPayload, replace_yourself)]), "drain of a test", Options()).run()
+    assert added != [first]
+    assert [job(engine, job_id)["state"] for job_id in (first, *added)] == ["succeeded", "succeeded"]
 
 
 # -------------------------------------------------------------------------------------------------- cancel in motion
