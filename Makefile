@@ -44,7 +44,7 @@ check: .venv/installed-dev ## Format, lint, types, layers, SQL.
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 bench: setup ## Measure the headline figures; takes a while and some disk.
-	@$(BIN)/python -m benchmarks.entropy
+	@$(BIN)/python -m benchmarks.entropy; entropy=$$?; $(BIN)/python -m benchmarks.queue && exit $$entropy
 
 lock: .venv/installed-dev ## Pin the dependencies anew, within the ranges of pyproject.toml.
 	$(BIN)/uv pip compile pyproject.toml --group test $(LOCK) --upgrade --output-file requirements.lock

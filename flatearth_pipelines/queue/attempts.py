@@ -94,6 +94,10 @@ class Workers:
     ) -> None:
         self.wake = asyncio.Event()
         """Set when there is something to record, or room for more."""
+        self.stuck = 0
+        """How many places are taken by threads that do not end although nobody waits for them any more."""
+        self.ran_dry = False
+        """Whether a worker found nothing more to do since this was set to False."""
         self._registry = registry
         self._ledger = ledger
         self._engine = engine
@@ -104,7 +108,6 @@ class Workers:
         self._own_run = own_run
         self._stopping = False
         self._ending = False
-        self._stuck = 0
         self._buffer: asyncio.Queue[Job] = asyncio.Queue()
         self._running: dict[int, _Running] = {}
         self._cancel_unstarted: dict[int, str] = {}
@@ -133,12 +136,7 @@ class Workers:
     @property
     def room(self) -> int:
         """How many more could begin at once; negative when more are waiting."""
-        return self._concurrency - len(self._running) - self._stuck - self._buffer.qsize()
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every place is taken by a thread that does not end although nobody waits for it any more."""
-        return self._stuck == self._concurrency
+        return self._concurrency - len(self._running) - self.stuck - self._buffer.qsize()
 
     @property
     def is_busy(self) -> bool:
@@ -190,6 +188,7 @@ class Workers:
         await asyncio.wait(self._tasks, timeout=_INSIST_SECONDS)
 
     async def _work(self) -> None:
+        worker = cast("asyncio.Task[None]", asyncio.current_task())
         since_turn = 0
         while True:
             job = await self._buffer.get()
@@ -202,16 +201,19 @@ class Workers:
             elif handler.own_run and not self._own_run:
                 self._ledger.move(job.id)
             else:
-                await self._attempt(job, handler)
+                await self._attempt(job, handler, worker)
             self._ledger.ended += 1
-            if self._ledger.ended % _TELL_JOBS == 0 or self._buffer.empty():
+            if self._buffer.empty():
+                self.ran_dry = True
+                self.wake.set()
+            elif self._ledger.ended % _TELL_JOBS == 0:
                 self.wake.set()
             since_turn += 1
             if since_turn >= _YIELD_JOBS:
                 since_turn = 0
                 await asyncio.sleep(0)
 
-    async def _attempt(self, job: Job, handler: Handler) -> None:
+    async def _attempt(self, job: Job, handler: Handler, worker: asyncio.Task[None]) -> None:
         try:
             payload = handler.payload.model_validate_json(job.payload)
         except ValidationError as error:
@@ -225,7 +227,10 @@ class Workers:
         running = _Running(job, handler, context, limit)
         self._running[job.id] = running
         try:
-            result = await (self._awaited if handler.is_async else self._in_thread)(running, payload)
+            if handler.is_async:
+                result = await self._awaited(running, payload, worker)
+            else:
+                result = await self._in_thread(running, payload)
             self._end(running, result)
         except asyncio.CancelledError:
             if running.interrupted is None:
@@ -236,14 +241,13 @@ class Workers:
         finally:
             self._running.pop(job.id, None)
         if running.thread_end is not None:  # interrupted, but a thread cannot be killed: it keeps its place
-            self._stuck += 1
+            self.stuck += 1
             self.wake.set()
             await running.thread_end
-            self._stuck -= 1
+            self.stuck -= 1
 
-    async def _awaited(self, running: _Running, payload: object) -> Result:
-        """Run an `async` handler; the interruption of it is over when it has ended."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
+    async def _awaited(self, running: _Running, payload: object, task: asyncio.Task[None]) -> Result:
+        """Run an `async` handler in this worker's task; the interruption of it is over when it has ended."""
         running.task = task
         try:
             result: Result = await cast("Any", running.handler.run(running.context, payload))

@@ -190,15 +190,18 @@ class Drain:
     async def _clerk(self, connection: psycopg.AsyncConnection) -> None:
         idle_since = self._opened
         swept = 0.0
-        pace = _Pace(self._ledger)
+        pace = _Pace(self._ledger, self._workers)
         await connection.execute("LISTEN flatearth_jobs")
         while not self._stop_asked.is_set():
             self._raise_broken()
             if time.monotonic() - swept >= _SWEEP_SECONDS:
                 swept = time.monotonic()
                 await self._sweep(connection)
-            over = time.monotonic() - self._opened >= self._options.longest.total_seconds() or self._workers.is_stuck
-            if over:
+            over = (
+                time.monotonic() - self._opened >= self._options.longest.total_seconds()
+                or self._workers.stuck == self._options.concurrency
+            )
+            if over and self._workers.stuck:
                 self._workers.hand_back_waiting()
             claimed = await self._claim(connection, 0 if over else self._wanted(pace.jobs_a_second()))
             if claimed:
@@ -371,16 +374,18 @@ class Drain:
 class _Pace:
     """How fast jobs end."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, workers: Workers) -> None:
         self.rate = 0.0
         self._ledger = ledger
+        self._workers = workers
         self._at = time.monotonic()
         self._ended = 0
 
     def jobs_a_second(self) -> float:
-        """Since this was asked last."""
+        """Since this was asked last; workers that had nothing to do were not slow, so then it falls by half at most."""
         now = time.monotonic()
         if now - self._at >= _SHORTEST_MEASURE:
-            self.rate = (self._ledger.ended - self._ended) / (now - self._at)
-            self._at, self._ended = now, self._ledger.ended
+            rate = (self._ledger.ended - self._ended) / (now - self._at)
+            self.rate = max(rate, self.rate / 2) if self._workers.ran_dry else rate
+            self._at, self._ended, self._workers.ran_dry = now, self._ledger.ended, False
         return self.rate

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -134,7 +135,7 @@ class Handler:
         if self.guarantee is Guarantee.TRANSACTIONAL and self.is_async:
             raise WrongUsage(f"{self.name}: a transactional handler is a plain function")
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether it runs on the event loop."""
         return inspect.iscoroutinefunction(self.run)

@@ -122,9 +122,8 @@ class Ledger:
                 self.leave(job_id)
 
     def _count(self, job_ids: Iterable[int], outcome: str) -> None:
-        outcomes, handler_of = self._report.outcomes, self._handler_of
-        for job_id in job_ids:
-            outcomes[handler_of.pop(job_id), outcome] += 1
+        for handler, jobs in Counter(map(self._handler_of.pop, job_ids)).items():
+            self._report.outcomes[handler, outcome] += jobs
 
     def _forget(self) -> None:
         self._succeeded: list[int] = []

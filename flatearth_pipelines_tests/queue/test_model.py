@@ -58,7 +58,9 @@ class Job:
         return self.state in ("pending", "running")
 
 
-KINDS = [
+Kind = tuple[str, str | None, str | None]
+
+KINDS: list[Kind] = [
     ("often", None, None),
     ("often", None, "x"),
     ("once", None, "x"),
@@ -68,8 +70,8 @@ KINDS = [
 ]
 """Handler, job_key and concurrency_key: whoever enqueues under a key means the same work."""
 
-NUMBERS = st.integers(0, 1_000_000)
-SOME = st.lists(NUMBERS, min_size=1, max_size=3)
+CONFLICTS = st.sampled_from(["keep", "replace", "supersede"])
+NUMBERS = st.integers(0, 11)
 
 
 class Queue(RuleBasedStateMachine):
@@ -103,12 +105,12 @@ class Queue(RuleBasedStateMachine):
         lease_id, _ = self.runner.run(leases.open_lease(self.connection, "tests", timedelta(hours=1)))
         self.open.append(lease_id)
 
-    @rule(
-        kind=st.sampled_from(KINDS),
-        on_conflict=st.sampled_from(["keep", "replace", "supersede"]),
-        priority=st.integers(0, 1),
-    )
-    def enqueues(self, kind: tuple[str, str | None, str | None], on_conflict: str, priority: int) -> None:
+    @rule(jobs=st.lists(st.tuples(st.sampled_from(KINDS), CONFLICTS, st.integers(0, 1)), min_size=1, max_size=3))
+    def enqueues(self, jobs: list[tuple[Kind, str, int]]) -> None:
+        for kind, on_conflict, priority in jobs:
+            self.enqueue(kind, on_conflict, priority)
+
+    def enqueue(self, kind: Kind, on_conflict: str, priority: int) -> None:
         handler, job_key, concurrency_key = kind
         before, stands = self.unfinished(job_key), self.stand_for(job_key)
         (job_id,) = self.say(
@@ -135,7 +137,7 @@ class Queue(RuleBasedStateMachine):
                 self.is_cancelled(followed, "superseded")
         self.jobs[job_id] = new
 
-    @rule(which=NUMBERS, most=st.integers(1, 5))
+    @rule(which=NUMBERS, most=st.integers(1, 6))
     def claims(self, which: int, most: int) -> None:
         lease_id = self.open[which % len(self.open)]
         suspects = {row["id"] for row in self.rows("SELECT id FROM flatearth.live_jobs WHERE lost_workers > 0")}
@@ -153,36 +155,38 @@ class Queue(RuleBasedStateMachine):
         if not suspects and len(claimed) < most:
             assert not [job for job in self.jobs.values() if job.state == "pending" and self.is_free(job)]
 
-    @rule(which=NUMBERS, some=SOME)
-    def finishes(self, which: int, some: list[int]) -> None:
-        lease_id, mine, ids = self.meant(which, some)
-        assert self.told(leases.finish(self.connection, lease_id, ids, {})) == len(mine)
+    @rule(
+        how=st.sampled_from(["finish", "cancel", "fail", "hand back"]),
+        which=NUMBERS,
+        some=st.lists(NUMBERS, max_size=3),
+    )
+    @precondition(lambda self: self.jobs)
+    def records(self, how: str, which: int, some: list[int]) -> None:
+        """By a lease that has jobs, or one that has none or is lost: of its own jobs, and of any."""
+        busy = [job.lease for job in self.jobs.values() if job.lease is not None] * 3
+        every = busy + self.open + self.lost
+        lease_id = every[which % len(every)]
+        owned = [job_id for job_id, job in self.jobs.items() if job.lease == lease_id]
+        mine = owned[: 1 + which % 3]
+        ids = mine + [job_id for job_id in sorted({self.any_job(number) for number in some}) if job_id not in owned]
+        if how == "finish":
+            done = self.told(leases.finish(self.connection, lease_id, ids, {}))
+        elif how == "cancel":
+            done = self.told(leases.cancel(self.connection, lease_id, ids, "enough"))
+        elif how == "hand back":
+            done = self.told(leases.hand_back(self.connection, lease_id, ids))
+        else:
+            failures = [(job_id, "no", None if self.is_last_attempt(job_id) else 0) for job_id in ids]
+            done = self.told(leases.fail(self.connection, lease_id, failures)) if failures else 0
+        assert done == len(mine)
         for job_id in mine:
-            self.ends(job_id, "succeeded")
-
-    @rule(which=NUMBERS, some=SOME)
-    def ends_what_was_cancelled(self, which: int, some: list[int]) -> None:
-        lease_id, mine, ids = self.meant(which, some)
-        assert self.told(leases.cancel(self.connection, lease_id, ids, "enough")) == len(mine)
-        for job_id in mine:
-            self.ends(job_id, "cancelled")
-
-    @rule(which=NUMBERS, some=SOME)
-    def fails(self, which: int, some: list[int]) -> None:
-        lease_id, mine, ids = self.meant(which, some)
-        waits = {job_id: None if self.is_last_attempt(job_id) else 0 for job_id in ids}
-        failures = [(job_id, "no", waits[job_id]) for job_id in ids]
-        assert self.told(leases.fail(self.connection, lease_id, failures)) == len(mine)
-        for job_id in mine:
-            self.failed(job_id)
-
-    @rule(which=NUMBERS, some=SOME)
-    def hands_back(self, which: int, some: list[int]) -> None:
-        lease_id, mine, ids = self.meant(which, some)
-        assert self.told(leases.hand_back(self.connection, lease_id, ids)) == len(mine)
-        for job_id in mine:
-            self.waits_again(job_id)
-            self.jobs[job_id].attempts -= 1
+            if how == "fail":
+                self.failed(job_id)
+            elif how == "hand back":
+                self.waits_again(job_id)
+                self.jobs[job_id].attempts -= 1
+            else:
+                self.ends(job_id, "succeeded" if how == "finish" else "cancelled")
 
     @rule(which=NUMBERS)
     @precondition(lambda self: len(self.open) > 1)
@@ -201,14 +205,14 @@ class Queue(RuleBasedStateMachine):
     @rule(which=NUMBERS)
     @precondition(lambda self: self.jobs)
     def cancels(self, which: int) -> None:
-        job_id = self.any_job(which)
+        job_id = self.any_job(which, "running", "pending")
         assert self.say("SELECT flatearth.cancel_job(%s, 'enough')", job_id) == (self.jobs[job_id].is_live,)
         self.is_cancelled(job_id, "enough")
 
     @rule(which=NUMBERS)
     @precondition(lambda self: self.jobs)
     def retries(self, which: int) -> None:
-        job_id = self.any_job(which)
+        job_id = self.any_job(which, "failed", "cancelled")
         job = self.jobs[job_id]
         try:
             done = self.runner.run(self.say_in_savepoint("SELECT flatearth.retry_job(%s)", job_id))
@@ -327,18 +331,11 @@ class Queue(RuleBasedStateMachine):
             if job_key is not None and job.job_key == job_key and job.is_live
         ]
 
-    def any_job(self, which: int) -> int:
-        return sorted(self.jobs)[which % len(self.jobs)]
-
-    def meant(self, which: int, some: list[int]) -> tuple[int, list[int], list[int]]:
-        """A lease, also one that is lost; which of these jobs are its own; and the jobs, whoever's they are."""
-        every = self.open + self.lost
-        lease_id = every[which % len(every)]
-        ids = sorted({self.any_job(number) for number in some}) if self.jobs else []
-        if which % 3:
-            ids += [job_id for job_id, job in self.jobs.items() if job.lease == lease_id and job_id not in ids]
-        ids = ids or [999_999_999]
-        return lease_id, [job_id for job_id in ids if job_id in self.jobs and self.jobs[job_id].lease == lease_id], ids
+    def any_job(self, which: int, *states: State) -> int:
+        """One of the newest, mostly one in these states."""
+        apt = [job_id for job_id, job in self.jobs.items() if job.state in states] if which % 4 else []
+        newest = sorted(apt or self.jobs, reverse=True)
+        return newest[which // 4 % len(newest)]
 
     def is_unfinished(self, job_id: int) -> bool:
         return job_id in self.jobs and self.jobs[job_id].is_live

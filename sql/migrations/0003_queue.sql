@@ -656,11 +656,13 @@ begin
         return;
     end if;
 
-    perform flatearth.count_against_job_limit(j.account_id, count(*)::integer)
-    from jsonb_to_recordset(jobs) as j (account_id bigint)
-    where j.account_id is not null
-    group by j.account_id
-    order by j.account_id;
+    if exists (select from flatearth.job_limits) then
+        perform flatearth.count_against_job_limit(j.account_id, count(*)::integer)
+        from jsonb_to_recordset(jobs) as j (account_id bigint)
+        where j.account_id is not null
+        group by j.account_id
+        order by j.account_id;
+    end if;
     return query
     insert into flatearth.live_jobs (
         account_id, run_at, priority, timeout_ms, max_attempts, own_run, handler, concurrency_key, backoff, payload
@@ -793,7 +795,9 @@ end
 $$;
 
 -- What follows is for drains: the claim, and the three ways in which a claimed job leaves its lease. Each changes only
--- jobs of that lease, so that a drain whose lease was lost changes nothing.
+-- jobs of that lease, so that a drain whose lease was lost changes nothing. Two spellings are for the planner, whose
+-- plans for these functions are made once, for any arguments: "is not distinct from" keeps it to the primary key, where
+-- "=" would have it read all jobs of the lease; and a coalesce keeps the priority in the condition of the index.
 
 -- Takes up to that many due jobs: the highest priority first, then the longest due. A job that has already killed a
 -- worker is taken alone. 55000 when the lease has run out. Where the last claim ended can be given, to skip the
@@ -835,7 +839,7 @@ begin
         -- The next lower priority in which anything waits: one probe each, however much is there for later.
         select priority into level from flatearth.live_jobs
         where own_run = claim_jobs.own_run and lease_id is null and parked is null
-        and (level is null or priority < level)
+        and priority < coalesce(level, 2147483648)
         order by priority desc
         limit 1;
         exit when not found;
@@ -999,7 +1003,7 @@ begin
     perform flatearth.release_job_slots(job_ids);
     with gone as (
         delete from flatearth.live_jobs
-        where id = any(job_ids) and lease_id = finish_jobs.lease_id
+        where id = any(job_ids) and lease_id is not distinct from finish_jobs.lease_id
         returning *
     )
     insert into flatearth.finished_jobs (
@@ -1044,13 +1048,13 @@ begin
             lost_workers = j.lost_workers + fail_jobs.lost::integer,
             run_at = clock_timestamp() + said.wait_ms * interval '1 millisecond'
         from said
-        where j.id = said.id and j.lease_id = fail_jobs.lease_id and said.wait_ms is not null
+        where j.id = said.id and j.lease_id is not distinct from fail_jobs.lease_id and said.wait_ms is not null
         returning j.id
     ),
     gone as (
         delete from flatearth.live_jobs as j
         using said
-        where j.id = said.id and j.lease_id = fail_jobs.lease_id and said.wait_ms is null
+        where j.id = said.id and j.lease_id is not distinct from fail_jobs.lease_id and said.wait_ms is null
         returning j.*, said.error
     ),
     dead as (
@@ -1083,7 +1087,7 @@ begin
     set
         lease_id = null, started_at = null, attempts = attempts - 1,
         own_run = coalesce(hand_back_jobs.own_run, own_run)
-    where id = any(job_ids) and lease_id = hand_back_jobs.lease_id;
+    where id = any(job_ids) and lease_id is not distinct from hand_back_jobs.lease_id;
     get diagnostics done = row_count;
     return done;
 end
@@ -1148,7 +1152,7 @@ begin
     loop
         select priority, run_at into level, first_of_level from flatearth.live_jobs
         where own_run = next_job_due.own_run and lease_id is null and parked is null
-        and (level is null or priority < level)
+        and priority < coalesce(level, 2147483648)
         order by priority desc, run_at, id
         limit 1;
         exit when not found;
