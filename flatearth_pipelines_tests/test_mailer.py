@@ -1,7 +1,6 @@
 """Mail into an outbox directory, and to a real SMTP server: a small one, on a port of its own."""
 
 import base64
-import contextlib
 import email
 import email.policy
 import socket

@@ -25,7 +25,9 @@ def test_the_sensor_and_the_schedules_of_the_queue_are_listed_as_on(page: Page) 
         expect(link).to_be_visible()
         drawn_switch = page.locator("label:has(rect)")
         switch = page.locator("div", has=link).filter(has=drawn_switch).last.locator(drawn_switch)
-        expect(switch.get_by_role("checkbox", include_hidden=True)).to_be_checked()
+        state = switch.get_by_role("checkbox", include_hidden=True)
+        expect(state).to_have_count(1)  # it is drawn after its row
+        expect(state).to_be_checked()
 
 
 def test_a_handler_is_paused_from_the_launchpad(ui: Ui, page: Page) -> None:
@@ -34,10 +36,12 @@ def test_a_handler_is_paused_from_the_launchpad(ui: Ui, page: Page) -> None:
     page.keyboard.press("ControlOrMeta+A")
     page.keyboard.insert_text("ops: {pause_handler: {config: {handler: check_card_entropy}}}\n")
     launch(page)
-
-    expect_output(page, "changed true")
-    assert ask(ui, "SELECT array_agg(handler) FROM flatearth.job_pauses") == ["check_card_entropy"]
+    paused = ask(ui, "SELECT array_agg(handler) FROM flatearth.job_pauses")
     ask(ui, "SELECT flatearth.resume_jobs('check_card_entropy')")
+
+    assert paused == ["check_card_entropy"]
+    show_output(page)
+    expect(page.get_by_role("row", name=re.compile("^changed true"))).to_be_visible()
 
 
 def test_a_run_shows_what_became_of_which_jobs_in_a_table(ui: Ui, page: Page) -> None:
@@ -47,8 +51,12 @@ def test_a_run_shows_what_became_of_which_jobs_in_a_table(ui: Ui, page: Page) ->
         open_job(page, "run_due_jobs", "Launchpad")
         launch(page)
 
-    expect_output(page, "succeeded 2", "failed 1")
-    table = page.get_by_role("dialog").get_by_role("table").last.get_by_role("row")
+    show_output(page)
+    page.get_by_role("button", name="View full message").click()
+    metadata = page.get_by_role("dialog")
+    for row in ("succeeded 2", "failed 1", "claimed 3"):
+        expect(metadata.get_by_role("row", name=row, exact=True)).to_be_visible()
+    table = metadata.get_by_role("table").last.get_by_role("row")
     rows = ("handler.*outcome.*jobs", r"^check_card_entropy\s*succeeded\s*2$", r"^unheard_of\s*failed\s*1$")
     expect(table).to_have_text([re.compile(row) for row in rows])
 
@@ -82,14 +90,11 @@ def launch(page: Page) -> None:
     expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=SECONDS_OF_A_RUN * 1000)
 
 
-def expect_output(page: Page, *rows: str) -> None:
-    """In the metadata of what the run's op returned, which stays open."""
+def show_output(page: Page) -> None:
+    """What the run's op returned, alone in the log."""
     log_filter = page.get_by_placeholder("Filter…")
     log_filter.press_sequentially("type:STEP_OUTPUT")
     log_filter.press("Enter")
-    page.get_by_role("button", name="View full message").click()
-    for row in rows:
-        expect(page.get_by_role("dialog").get_by_role("row", name=row, exact=True)).to_be_visible()
 
 
 def ask(ui: Ui, query: str) -> object:
@@ -105,10 +110,20 @@ def sensor_kept_waiting(ui: Ui) -> Generator[None]:
         "INSERT INTO flatearth.job_leases (owner, renewed_at, expires_at)"
         " VALUES ('tests', clock_timestamp() + interval '1 hour', clock_timestamp() + interval '1 hour') RETURNING id",
     )
-    yield
-    ask(ui, "DELETE FROM flatearth.job_leases WHERE owner = 'tests' RETURNING id")
+    try:
+        yield
+    finally:
+        ask(ui, "DELETE FROM flatearth.job_leases WHERE owner = 'tests' RETURNING id")
 
 
 def run_from_the_command_line(ui: Ui) -> None:
-    command = [PROGRAMS / "dagster", "job", "execute", "-m", "flatearth_pipelines.definitions", "-j", "run_due_jobs"]
+    command = [
+        str(PROGRAMS / "dagster"),
+        "job",
+        "execute",
+        "-m",
+        "flatearth_pipelines.definitions",
+        "-j",
+        "run_due_jobs",
+    ]
     subprocess.run(command, cwd=ROOT, env=ui.environment, capture_output=True, check=True, timeout=SECONDS_OF_A_RUN)

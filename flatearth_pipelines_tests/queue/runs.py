@@ -61,5 +61,5 @@ def log_of(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, leve
     return [
         entry.user_message
         for entry in instance.all_logs(result.run_id)
-        if entry.dagster_event is None and entry.level >= level
+        if entry.dagster_event is None and int(entry.level) >= level
     ]

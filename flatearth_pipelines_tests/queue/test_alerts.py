@@ -297,10 +297,7 @@ def told_ago(connection: sa.Connection, ago: timedelta) -> None:
 
 
 def mails(outbox: Path) -> list[EmailMessage]:
-    return [
-        email.message_from_bytes(path.read_bytes(), policy=email.policy.default)  # type: ignore[misc]
-        for path in outbox.glob("*")
-    ]
+    return [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in outbox.glob("*")]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The queue's Dagster jobs, sensor and schedules on a real database, with the resources that they have in production."""
+"""The queue's Dagster jobs, sensor and schedules on a real database, with the resources of production."""
 
 import contextlib
 from collections.abc import Generator
@@ -220,7 +220,8 @@ def test_a_time_that_is_none_fails_in_one_line_that_names_it(
     for name in ("stay_seconds", "longest_seconds", "grace_seconds", "lease_seconds"):
         for seconds in NO_TIMES:
             with subtests.test(name=name, seconds=seconds):
-                assert name in failed(instance, handlers=REGISTRY, **{name: seconds})
+                config: dict[str, Any] = {name: seconds}
+                assert name in failed(instance, handlers=REGISTRY, **config)
 
 
 @pytest.mark.parametrize("job_name", sorted(IDLE))
@@ -637,7 +638,8 @@ def test_a_dry_run_changes_nothing_and_reports_the_same_numbers(
     before = states(engine)
     ids = [dead, cancelled] if job_name == "retry_jobs" else [dead, waiting, cancelled]
     numbers: list[dict[str, Any]] = []
-    for meant in ({"handler": "noop"}, {"ids": ids}):
+    ways: list[dict[str, Any]] = [{"handler": "noop"}, {"ids": ids}]
+    for meant in ways:
         numbers.append(succeeded(instance, job_name, dry_run=True, **meant))
         assert numbers[-1]["dry_run"] is True
         assert states(engine) == before
@@ -732,7 +734,8 @@ def test_a_retention_that_is_no_time_fails_in_one_line_and_drops_nothing(
     for name in ("keep_finished_days", "keep_failed_days"):
         for days in NO_TIMES:
             with subtests.test(name=name, days=days):
-                failed(instance, "delete_finished_jobs", **{name: days})
+                config: dict[str, Any] = {name: days}
+                failed(instance, "delete_finished_jobs", **config)
                 assert scalar(engine, "SELECT count(*) FROM pg_inherits") == before
 
 
@@ -742,9 +745,9 @@ def tick(instance: dg.DagsterInstance) -> SensorExecutionData:
     return queue.run_due_jobs_when_due.evaluate_tick(context)
 
 
-def requested(instance: dg.DagsterInstance) -> list[str | None]:
+def requested(instance: dg.DagsterInstance) -> list[str]:
     """The jobs that the sensor asks for."""
-    return [request.job_name for request in tick(instance).run_requests or []]
+    return [str(request.job_name) for request in tick(instance).run_requests or []]
 
 
 def skipped(instance: dg.DagsterInstance) -> str:

@@ -157,7 +157,7 @@ def run_due_jobs(tmp_path: Path, **config: Any) -> Generator[subprocess.Popen[st
     """The running process; killed at the end if it still runs."""
     file = tmp_path / f"config{len(list(tmp_path.iterdir()))}.yaml"
     file.write_text(json.dumps({"ops": {"drain_due_jobs": {"config": config}}}))  # which is YAML too
-    arguments = ["-m", "flatearth_pipelines.definitions", "-j", "run_due_jobs", "-c", file]
+    arguments = ["-m", "flatearth_pipelines.definitions", "-j", "run_due_jobs", "-c", str(file)]
     process = subprocess.Popen(
         [PROGRAMS / "dagster", "job", "execute", *arguments],
         cwd=ROOT,

@@ -9,15 +9,29 @@ as $$
     select case backoff ->> 'kind'
         when 'exponential' then
             backoff - array['kind', 'seconds', 'most'] = '{}'
-            and coalesce(jsonb_typeof(backoff -> 'seconds') = 'number' and (backoff ->> 'seconds')::numeric between 0.001 and 31536000, false)
-            and coalesce(jsonb_typeof(backoff -> 'most') = 'number' and (backoff ->> 'most')::numeric between 0.001 and 31536000, backoff -> 'most' is null)
+            and coalesce(
+                jsonb_typeof(backoff -> 'seconds') = 'number'
+                and (backoff ->> 'seconds')::numeric between 0.001 and 31536000, false
+            )
+            and coalesce(
+                jsonb_typeof(backoff -> 'most') = 'number'
+                and (backoff ->> 'most')::numeric between 0.001 and 31536000, backoff -> 'most' is null
+            )
         when 'fixed' then
             backoff - array['kind', 'seconds'] = '{}'
-            and coalesce(jsonb_typeof(backoff -> 'seconds') = 'number' and (backoff ->> 'seconds')::numeric between 0 and 31536000, false)
+            and coalesce(
+                jsonb_typeof(backoff -> 'seconds') = 'number'
+                and (backoff ->> 'seconds')::numeric between 0 and 31536000, false
+            )
         when 'list' then
             backoff - array['kind', 'seconds'] = '{}'
-            and coalesce(jsonb_typeof(backoff -> 'seconds') = 'array' and jsonb_array_length(backoff -> 'seconds') between 1 and 25, false)
-            and not jsonb_path_exists(backoff, 'strict $.seconds[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)', silent => true)
+            and coalesce(
+                jsonb_typeof(backoff -> 'seconds') = 'array'
+                and jsonb_array_length(backoff -> 'seconds') between 1 and 25, false
+            )
+            and not jsonb_path_exists(
+                backoff, 'strict $.seconds[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)', silent => true
+            )
         else false
     end
 $$;
@@ -343,18 +357,58 @@ select
     p.line as progress_line,
     j.parked
 from flatearth.live_jobs as j
-left join flatearth.job_progress as p on p.job_id = j.id
+left join flatearth.job_progress as p on j.id = p.job_id
 union all
 select
-    f.id, f.handler, f.state, f.attempts, f.max_attempts, f.last_error, f.account_id, f.priority, f.run_at,
-    f.created_at, f.started_at, f.finished_at, f.job_key, f.concurrency_key, f.backoff, f.timeout_ms, f.origin,
-    f.cron_job_id, f.payload, f.result, null, null, null
+    f.id,
+    f.handler,
+    f.state,
+    f.attempts,
+    f.max_attempts,
+    f.last_error,
+    f.account_id,
+    f.priority,
+    f.run_at,
+    f.created_at,
+    f.started_at,
+    f.finished_at,
+    f.job_key,
+    f.concurrency_key,
+    f.backoff,
+    f.timeout_ms,
+    f.origin,
+    f.cron_job_id,
+    f.payload,
+    f.result,
+    null as progress,
+    null as progress_line,
+    null as parked
 from flatearth.finished_jobs as f
 union all
 select
-    d.id, d.handler, 'failed', d.attempts, d.max_attempts, d.last_error, d.account_id, d.priority, d.run_at,
-    d.created_at, d.started_at, d.finished_at, d.job_key, d.concurrency_key, d.backoff, d.timeout_ms, d.origin,
-    d.cron_job_id, d.payload, null, null, null, null
+    d.id,
+    d.handler,
+    'failed' as state,
+    d.attempts,
+    d.max_attempts,
+    d.last_error,
+    d.account_id,
+    d.priority,
+    d.run_at,
+    d.created_at,
+    d.started_at,
+    d.finished_at,
+    d.job_key,
+    d.concurrency_key,
+    d.backoff,
+    d.timeout_ms,
+    d.origin,
+    d.cron_job_id,
+    d.payload,
+    null as result,
+    null as progress,
+    null as progress_line,
+    null as parked
 from flatearth.dead_jobs as d;
 
 -- Wakes a drain that waits, when the transaction commits. Nobody waiting, nothing sent: a notification makes all
@@ -476,7 +530,8 @@ declare
     new_id bigint;
 begin
     if enqueue_job.handler is null or enqueue_job.handler = '' or length(enqueue_job.handler) > 100 then
-        raise exception 'handler is %, not a name of 1 to 100 characters', coalesce(quote_literal(left(enqueue_job.handler, 100)), 'null')
+        raise exception 'handler is %, not a name of 1 to 100 characters',
+            coalesce(quote_literal(left(enqueue_job.handler, 100)), 'null')
         using errcode = '22023';
     end if;
     if enqueue_job.payload is null or jsonb_typeof(enqueue_job.payload) <> 'object' then
@@ -510,13 +565,15 @@ begin
         raise exception 'priority is null' using errcode = '22023';
     end if;
     if enqueue_job.on_conflict is null or enqueue_job.on_conflict not in ('keep', 'replace', 'supersede') then
-        raise exception 'on_conflict is %, not keep, replace or supersede', coalesce(quote_literal(enqueue_job.on_conflict), 'null')
+        raise exception 'on_conflict is %, not keep, replace or supersede',
+            coalesce(quote_literal(enqueue_job.on_conflict), 'null')
         using errcode = '22023';
     end if;
     if enqueue_job.window_seconds is not null and (enqueue_job.job_key is null or enqueue_job.window_seconds <= 0) then
         raise exception 'window_seconds takes a positive number, and a job_key beside it' using errcode = '22023';
     end if;
-    if enqueue_job.job_key = '' or enqueue_job.concurrency_key = '' or length(enqueue_job.job_key) > 500 or length(enqueue_job.concurrency_key) > 500 then
+    if enqueue_job.job_key = '' or length(enqueue_job.job_key) > 500
+    or enqueue_job.concurrency_key = '' or length(enqueue_job.concurrency_key) > 500 then
         raise exception 'job_key and concurrency_key take 1 to 500 characters' using errcode = '22023';
     end if;
 
@@ -704,7 +761,8 @@ begin
         raise exception 'there is no job %', retry_job.job_id using errcode = 'P0002';
     end if;
     if job.state not in ('failed', 'cancelled') then
-        raise exception 'job % is %: failed and cancelled jobs can be retried', job.id, job.state using errcode = '22023';
+        raise exception 'job % is %: failed and cancelled jobs can be retried', job.id, job.state
+        using errcode = '22023';
     end if;
     if job.job_key is not null then
         insert into flatearth.job_keys as k (job_key, job_id) values (job.job_key, job.id)
@@ -932,7 +990,9 @@ begin
     end if;
     if first_suspect is not null then
         cut := true;
-        places := candidates[1:case when first_suspect > 1 then first_suspect - 1 when nothing_claimed_yet then 1 else 0 end];
+        places := candidates[
+            1:case when first_suspect > 1 then first_suspect - 1 when nothing_claimed_yet then 1 else 0 end
+        ];
         perform flatearth.release_job_slots(array_agg(j.id)) from flatearth.live_jobs as j
         where j.ctid = any(candidates) and not j.ctid = any(places) and j.concurrency_key is not null;
     else
@@ -991,7 +1051,11 @@ $$;
 -- Ends these jobs of the lease; results is an object by id, null for none. Returns how many there were: the others
 -- belong to somebody else by now.
 create function flatearth.finish_jobs(
-    lease_id bigint, job_ids bigint[], results jsonb default null, state text default 'succeeded', reason text default null
+    lease_id bigint,
+    job_ids bigint[],
+    results jsonb default null,
+    state text default 'succeeded',
+    reason text default null
 ) returns integer
 language plpgsql
 set enable_seqscan = off
@@ -1074,7 +1138,9 @@ end
 $$;
 
 -- Gives these jobs of the lease back as if they had not been claimed; with own_run true, for a run of their own.
-create function flatearth.hand_back_jobs(lease_id bigint, job_ids bigint[], own_run boolean default null) returns integer
+create function flatearth.hand_back_jobs(
+    lease_id bigint, job_ids bigint[], own_run boolean default null
+) returns integer
 language plpgsql
 set enable_seqscan = off
 as $$
@@ -1094,7 +1160,8 @@ end
 $$;
 
 -- Wakes jobs whose reason to be parked is gone without anybody having told them: the job before them was cancelled,
--- or the one that they replace has ended. Cancels what was told to stop and waits again by now. Forgets what was said to and by jobs that have ended. Returns how many woke.
+-- or the one that they replace has ended. Cancels what was told to stop and waits again by now. Forgets what was said
+-- to and by jobs that have ended. Returns how many woke.
 create function flatearth.sweep_jobs() returns integer
 language plpgsql
 set enable_seqscan = off
