@@ -314,7 +314,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
-    "refused", REFUSED, ids=lambda refused: f"{refused.constraint}-{list(refused.changes[-1].values())}"
+    "refused", REFUSED, ids=lambda refused: "-".join([refused.constraint, *map(str, refused.changes[-1].values())])
 )
 def test_a_row_that_breaks_a_rule_is_refused_by_the_constraint_of_that_name(
     connection: sa.Connection, refused: Refused

@@ -21,13 +21,9 @@ def test_the_sensor_and_the_schedules_of_the_queue_are_listed_as_on(page: Page) 
     page.get_by_role("link", name="Automation").click()
 
     for name in ("run_due_jobs_when_due", "run_due_jobs_every_5_minutes", "delete_finished_jobs_daily"):
-        link = page.get_by_role("link", name=name)
-        expect(link).to_be_visible()
-        drawn_switch = page.locator("label:has(rect)")
-        switch = page.locator("div", has=link).filter(has=drawn_switch).last.locator(drawn_switch)
-        state = switch.get_by_role("checkbox", include_hidden=True)
-        expect(state).to_have_count(1)  # it is drawn after its row
-        expect(state).to_be_checked()
+        row = page.locator("[data-index]", has=page.get_by_role("link", name=name))
+        drawn_switch = row.locator("label:has(rect)")
+        expect(drawn_switch.get_by_role("checkbox", include_hidden=True)).to_be_checked()
 
 
 def test_a_handler_is_paused_from_the_launchpad(ui: Ui, page: Page) -> None:

@@ -213,7 +213,8 @@ class Drain:
                 if not (claimed and self._wanted(pace.rate)):
                     await self._pause()
             elif over or time.monotonic() - idle_since >= self._options.stay.total_seconds():
-                return
+                if over or not await leases.sweep(connection):
+                    return
             elif not claimed:
                 await self._wait_for_work(connection, idle_since)
 

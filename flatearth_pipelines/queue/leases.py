@@ -159,9 +159,10 @@ async def seconds_until_due(connection: psycopg.AsyncConnection, *, own_run: boo
     return row[0] if row else None
 
 
-async def sweep(connection: psycopg.AsyncConnection) -> None:
-    """Wake jobs that wait for something that is over."""
-    await connection.execute("SELECT flatearth.sweep_jobs()")
+async def sweep(connection: psycopg.AsyncConnection) -> int:
+    """Wake jobs that wait for something that is over; return how many."""
+    row = await (await connection.execute("SELECT flatearth.sweep_jobs()")).fetchone()
+    return row[0] if row else 0
 
 
 async def rescue(connection: psycopg.AsyncConnection, registry: Registry) -> int:

@@ -626,3 +626,15 @@ def test_a_retried_job_does_not_show_the_progress_of_its_earlier_life(connection
     fail(connection, lease, [job_id])
     retry_job(connection, job_id)
     assert read_job(connection, job_id)["progress"] is None
+
+
+def test_a_job_that_was_told_to_stop_failed_and_was_replaced_before_the_sweep_runs(
+    connection: sa.Connection, lease: int
+) -> None:
+    job_id = enqueue(connection, job_key="k")
+    claim(connection, lease)
+    assert cancel_job(connection, job_id)
+    fail(connection, lease, [job_id], retry_in=NOW)
+    assert enqueue(connection, job_key="k", on_conflict="replace") == job_id
+    sweep(connection)
+    assert claim(connection, lease) == [job_id]

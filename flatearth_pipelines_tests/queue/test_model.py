@@ -63,7 +63,8 @@ KINDS: list[Kind] = [
 
 CONFLICTS = ("keep", "replace", "replace", "supersede")
 SEEDS = range(8)
-STEPS = 160
+ROUNDS = 8
+STEPS = 20
 
 
 class Queue:
@@ -368,9 +369,10 @@ def test_in_any_order_of_what_applications_operators_and_drains_do_the_queue_is_
 ) -> None:
     queue = Queue(database, random.Random(seed))  # noqa: S311
     try:
-        for _ in range(STEPS):
-            queue.step()
-        queue.all_ends_once_somebody_works_on_it()
+        for _ in range(ROUNDS):
+            for _ in range(STEPS):
+                queue.step()
+            queue.all_ends_once_somebody_works_on_it()
     except (AssertionError, psycopg.Error) as error:
         error.add_note(f"after {' '.join(queue.done)}")
         raise

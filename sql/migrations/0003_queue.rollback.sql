@@ -13,7 +13,7 @@ drop function flatearth.hand_back_jobs(bigint, bigint[], boolean);
 drop function flatearth.fail_jobs(bigint, bigint[], text[], bigint[], boolean);
 drop function flatearth.finish_jobs(bigint, bigint[], jsonb, text, text);
 drop function flatearth.wake_next_of_keys(text[]);
-drop function flatearth.release_job_slots(bigint[]);
+drop function flatearth.release_job_slots(bigint[], bigint);
 drop function flatearth.runnable_jobs(tid[], text[], boolean, boolean);
 drop function flatearth.claim_jobs(bigint, integer, boolean, integer, timestamptz, bigint);
 drop function flatearth.resume_jobs(text);

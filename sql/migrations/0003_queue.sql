@@ -605,6 +605,7 @@ begin
                 attempts = 0, last_error = null
             where id = holder_id and lease_id is null;
             if found then
+                delete from flatearth.job_stop_requests as r where r.job_id = holder_id;
                 perform flatearth.ring_for_jobs();
                 return holder_id;
             end if;
@@ -790,6 +791,8 @@ begin
     if not found then
         raise exception 'job % is being retried by somebody else', job.id using errcode = '22023';
     end if;
+    delete from flatearth.job_stop_requests as r where r.job_id = job.id;
+    delete from flatearth.job_progress as p where p.job_id = job.id;
     perform flatearth.ring_for_jobs();
     return job.id;
 end
@@ -966,6 +969,7 @@ begin
             where not exists (
                 select from flatearth.live_jobs as e
                 where e.concurrency_key = k.concurrency_key and e.lease_id is null
+                and e.parked is distinct from 'wait'
                 and (e.run_at, e.id) < (k.run_at, k.id)
             )
         ),
@@ -1002,7 +1006,7 @@ end
 $$;
 
 -- Frees the concurrency keys that these jobs hold, and wakes the next job of each.
-create function flatearth.release_job_slots(job_ids bigint[]) returns void
+create function flatearth.release_job_slots(job_ids bigint[], lease_id bigint default null) returns void
 language plpgsql
 set enable_seqscan = off
 as $$
@@ -1014,7 +1018,17 @@ begin
         return;
     end if;
     perform pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0));
-    with gone as (delete from flatearth.job_slots where job_id = any(job_ids) returning concurrency_key)
+    with gone as (
+        delete from flatearth.job_slots as s
+        where s.job_id = any(job_ids) and (
+            release_job_slots.lease_id is null
+            or exists (
+                select from flatearth.live_jobs as j
+                where j.id = s.job_id and j.lease_id is not distinct from release_job_slots.lease_id
+            )
+        )
+        returning concurrency_key
+    )
     select array_agg(concurrency_key) into freed from gone;
     perform flatearth.wake_next_of_keys(freed);
 end
@@ -1036,6 +1050,7 @@ begin
         cross join lateral (
             select w.id from flatearth.live_jobs as w
             where w.concurrency_key = k.concurrency_key and w.lease_id is null
+            and w.parked is distinct from 'wait'
             order by w.run_at, w.id
             limit 1
         ) as f
@@ -1064,7 +1079,11 @@ as $$
 declare
     done integer;
 begin
-    perform flatearth.release_job_slots(job_ids);
+    perform from flatearth.job_leases where id = finish_jobs.lease_id for key share;
+    if not found then
+        return 0;
+    end if;
+    perform flatearth.release_job_slots(job_ids, finish_jobs.lease_id);
     with gone as (
         delete from flatearth.live_jobs
         where id = any(job_ids) and lease_id is not distinct from finish_jobs.lease_id
@@ -1100,7 +1119,11 @@ as $$
 declare
     done integer;
 begin
-    perform flatearth.release_job_slots(job_ids);
+    perform from flatearth.job_leases where id = fail_jobs.lease_id for key share;
+    if not found then
+        return 0;
+    end if;
+    perform flatearth.release_job_slots(job_ids, fail_jobs.lease_id);
     with
     said as materialized (
         select * from unnest(job_ids, errors, retry_in_ms) as s (id, error, wait_ms)
@@ -1148,7 +1171,11 @@ as $$
 declare
     done integer;
 begin
-    perform flatearth.release_job_slots(job_ids);
+    perform from flatearth.job_leases where id = hand_back_jobs.lease_id for key share;
+    if not found then
+        return 0;
+    end if;
+    perform flatearth.release_job_slots(job_ids, hand_back_jobs.lease_id);
     update flatearth.live_jobs
     set
         lease_id = null, started_at = null, attempts = attempts - 1,
@@ -1171,8 +1198,12 @@ declare
     woken integer;
 begin
     perform flatearth.cancel_job(r.job_id, r.reason)
-    from flatearth.job_stop_requests as r
-    join flatearth.live_jobs as j on j.id = r.job_id and j.lease_id is null;
+    from (
+        select r.job_id, r.reason
+        from flatearth.job_stop_requests as r
+        join flatearth.live_jobs as j on j.id = r.job_id and j.lease_id is null
+        for update of j skip locked
+    ) as r;
     delete from flatearth.job_stop_requests as r
     where not exists (select from flatearth.live_jobs as j where j.id = r.job_id);
     delete from flatearth.job_progress as p
