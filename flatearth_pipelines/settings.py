@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from psycopg import Error as PsycopgError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -60,7 +60,7 @@ class Settings:
             home=place,
             database=_connection_string(database) if database else None,
             postgres_programs=_program_directory(programs) if programs else None,
-            smtp_url=_smtp_url(smtp) if smtp else f"file:{place / 'outbox'}",
+            smtp_url=_smtp_url(smtp) if smtp else _file_url(place / "outbox"),
             mail_from=_mailbox("FLATEARTH_MAIL_FROM", sender) if sender else cls.mail_from,
             alert_email=_mailbox("FLATEARTH_ALERT_EMAIL", alerted) if alerted else None,
         )
@@ -103,16 +103,21 @@ def _smtp_url(value: str) -> str:
     with contextlib.suppress(ValueError):
         url = urlsplit(value)
         if url.scheme == "file" and url.path:
-            return f"file:{Path(unquote(url.path)).absolute()}"
-        if url.scheme in {"smtp", "smtps"} and url.hostname and (url.port or 25) > 0:
+            return _file_url(Path(unquote(url.path)).absolute())
+        if url.scheme in {"smtp", "smtps"} and url.hostname and url.port != 0:
             return value
     raise WrongSetting(
         "FLATEARTH_SMTP_URL is not right: it takes smtp[s]://user:password@host:port or file:<directory>"
     )
 
 
+def _file_url(directory: Path) -> str:
+    return f"file:{quote(str(directory))}"
+
+
 def _mailbox(variable: str, value: str) -> str:
     _, address = parseaddr(value)
-    if "@" not in address or any(sign in value for sign in "\r\n\0"):
+    name, _, domain = address.rpartition("@")
+    if not name or not domain or any(sign in value for sign in "\r\n\0"):
         raise WrongSetting(f"{variable} is not an address: it takes name@example.com or Name <name@example.com>")
     return value

@@ -60,13 +60,14 @@ def drain_due_jobs(
         _check(config)
         if config.alongside:
             _drain(context, config, job_handlers, own_run=False)
-            return
-        with postgres.alone(context, "flatearth.run_due_jobs") as session:
-            if isinstance(session, str):
-                context.log.info(f"Nothing done: the jobs are being run by {session}")
-                context.add_output_metadata({"skipped": True, "held_by": session, "succeeded": 0})
-                return
-            _drain(context, config, job_handlers, own_run=False)
+        else:
+            with postgres.alone(context, "flatearth.run_due_jobs") as session:
+                if isinstance(session, str):
+                    context.log.info(f"Nothing done: the jobs are being run by {session}")
+                    context.add_output_metadata({"skipped": True, "held_by": session, "succeeded": 0})
+                    return
+                _drain(context, config, job_handlers, own_run=False)
+        _tell_of_dead_jobs(context)  # without the lock: a mail server may take its time
 
 
 @dg.op
@@ -77,6 +78,7 @@ def drain_heavy_job(
     with clear_failure():
         _check(config)
         _drain(context, config, job_handlers, own_run=True)
+        _tell_of_dead_jobs(context)
 
 
 def _check(config: DrainConfig) -> None:
@@ -84,15 +86,14 @@ def _check(config: DrainConfig) -> None:
         raise WrongUsage(f"concurrency is {config.concurrency}: it takes 1 to 100")
     if not 1 <= config.batch_size <= MOST_A_CLAIM:
         raise WrongUsage(f"batch_size is {config.batch_size}: it takes 1 to {MOST_A_CLAIM:,}")
-    if not 1 <= config.lease_seconds <= 86_400:  # noqa: PLR2004
-        raise WrongUsage(f"lease_seconds is {config.lease_seconds:g}: it takes 1 to 86,400")
-    if min(config.stay_seconds, config.longest_seconds, config.grace_seconds) < 0:
-        raise WrongUsage("stay_seconds, longest_seconds and grace_seconds are not negative")
+    for name, least in (("lease_seconds", 1), ("stay_seconds", 0), ("longest_seconds", 0), ("grace_seconds", 0)):
+        seconds = getattr(config, name)
+        if not least <= seconds <= 86_400:  # noqa: PLR2004 - which no NaN is
+            raise WrongUsage(f"{name} is {seconds:g}: it takes {least} to 86,400")
 
 
 def _drain(context: dg.OpExecutionContext, config: DrainConfig, registry: Registry, *, own_run: bool) -> None:
-    settings = Settings.from_environment()
-    conninfo = database.prepare(settings)
+    conninfo = database.prepare(Settings.from_environment())
     options = Options(
         concurrency=1 if own_run else config.concurrency,
         batch_size=config.batch_size,
@@ -112,15 +113,14 @@ def _drain(context: dg.OpExecutionContext, config: DrainConfig, registry: Regist
         context.log.info(f"Stopped: {told}")
         raise
     finally:
-        _report(context, settings, conninfo, drain.report, time.monotonic() - began)
+        _report(context, conninfo, drain.report, time.monotonic() - began)
 
 
-def _report(context: dg.OpExecutionContext, settings: Settings, conninfo: str, report: Report, seconds: float) -> None:
+def _report(context: dg.OpExecutionContext, conninfo: str, report: Report, seconds: float) -> None:
     pool = database.engine(conninfo, f"flatearth {context.job_name} {context.run_id[:8]}")
     try:
         with pool.begin() as connection:
             health = storage.read_health(connection)
-        _tell_of_dead_jobs(context, settings, pool)
     finally:
         pool.dispose()
     totals = {name.replace(" ", "_"): report.total(name) for name in OUTCOMES}
@@ -139,21 +139,26 @@ def _report(context: dg.OpExecutionContext, settings: Settings, conninfo: str, r
     context.log_event(dg.AssetMaterialization(queue_health.key, metadata=health))
 
 
-def _tell_of_dead_jobs(context: dg.OpExecutionContext, settings: Settings, pool: sa.Engine) -> None:
-    """A mail for each handler; what cannot be sent is left to the next run."""
-    with pool.begin() as connection:
-        handlers = storage.handlers_to_tell_of(connection)
-    for handler in handlers:
-        try:
+def _tell_of_dead_jobs(context: dg.OpExecutionContext) -> None:
+    """A mail for each handler; once one cannot be sent the others are left to the next run too."""
+    settings = Settings.from_environment()
+    pool = database.engine(database.prepare(settings), f"flatearth {context.job_name} {context.run_id[:8]}")
+    try:
+        with pool.begin() as connection:
+            handlers = storage.handlers_to_tell_of(connection)
+        for handler in handlers:
             with pool.begin() as connection:
                 alert = storage.take_alert(connection, handler)
-                if alert is not None:
-                    context.log.warning(summary(alert))
-                if alert is not None and settings.alert_email:
+                if alert is None:
+                    continue
+                context.log.warning(summary(alert))
+                if settings.alert_email:
                     subject, text = alert_text(alert)
                     mailer.send(settings, mailer.text_message(settings, settings.alert_email, subject, text))
-        except mailer.MailNotSent as error:
-            context.log.warning(f"{error}; nobody was told of dead jobs of {handler} yet")
+    except mailer.MailNotSent as error:
+        context.log.warning(f"{error}; the next run tells of what nobody was told of yet")
+    finally:
+        pool.dispose()
 
 
 def _sentence(report: Report, seconds: float) -> str:
@@ -196,7 +201,12 @@ def run_heavy_job() -> None:
 )
 def run_due_jobs_every_5_minutes() -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Start a drain, unless one is at work: that one does all of this itself."""
-    pool = database.engine(database.prepare(Settings.from_environment()), "flatearth run_due_jobs_every_5_minutes")
+    try:
+        conninfo = database.prepare(Settings.from_environment())
+    except FlatEarthError as error:
+        yield dg.SkipReason(str(error))
+        return
+    pool = database.engine(conninfo, "flatearth run_due_jobs_every_5_minutes")
     try:
         with pool.begin() as connection:
             drained = storage.is_being_drained(connection)
@@ -280,20 +290,29 @@ class RetentionConfig(dg.Config):
 @dg.op
 def retry_ended_jobs(context: dg.OpExecutionContext, config: JobsConfig, postgres: Postgres) -> None:
     """Make failed or cancelled jobs wait again."""
-    with clear_failure(), postgres.connection(context) as connection, connection.begin():
-        ids = _meant(connection, config, states=("failed",))
-        for job_id in [] if config.dry_run else ids:
-            storage.retry_job(connection, job_id)
+    with clear_failure(), postgres.connection(context) as connection, connection.begin() as transaction:
+        ids = []
+        for job_id in _meant(connection, config, states=("failed",)):
+            try:
+                with connection.begin_nested():
+                    ids.append(storage.retry_job(connection, job_id))
+            except WrongUsage as error:
+                if config.ids:
+                    raise
+                context.log.warning(f"Left alone: {error}")
+        if config.dry_run:
+            transaction.rollback()
         context.add_output_metadata({"retried": len(ids), "job_ids": ids[:100], "dry_run": config.dry_run})
 
 
 @dg.op
 def cancel_unfinished_jobs(context: dg.OpExecutionContext, config: JobsConfig, postgres: Postgres) -> None:
     """Cancel waiting jobs, and tell running ones to stop."""
-    with clear_failure(), postgres.connection(context) as connection, connection.begin():
-        ids = _meant(connection, config, states=("pending", "running"))
-        if not config.dry_run:
-            ids = [job_id for job_id in ids if storage.cancel_job(connection, job_id)]
+    with clear_failure(), postgres.connection(context) as connection, connection.begin() as transaction:
+        meant = _meant(connection, config, states=("pending", "running"))
+        ids = [job_id for job_id in meant if storage.cancel_job(connection, job_id)]
+        if config.dry_run:
+            transaction.rollback()
         context.add_output_metadata({"cancelled": len(ids), "job_ids": ids[:100], "dry_run": config.dry_run})
 
 
@@ -317,6 +336,9 @@ def resume_handler(context: dg.OpExecutionContext, config: HandlerConfig, postgr
 def drop_old_jobs(context: dg.OpExecutionContext, config: RetentionConfig, postgres: Postgres) -> None:
     """Drop the days of history that are over."""
     with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        for name in ("keep_finished_days", "keep_failed_days"):
+            if not 0 <= getattr(config, name) <= 36_500:  # noqa: PLR2004 - which no NaN is
+                raise WrongUsage(f"{name} is {getattr(config, name):g}: it takes 0 to 36,500")
         keep = timedelta(days=config.keep_finished_days), timedelta(days=config.keep_failed_days)
         dropped = storage.drop_history(connection, *keep)
         made = storage.make_partitions(connection)
@@ -328,6 +350,8 @@ def _meant(connection: sa.Connection, config: JobsConfig, states: tuple[str, ...
         raise WrongUsage("Name jobs by ids or by handler, not both")
     if not config.ids and not config.handler:
         raise WrongUsage("Name the jobs: ids or a handler")
+    if config.limit < 1:
+        raise WrongUsage(f"limit is {config.limit}: it takes 1 or more")
     if config.ids:
         return config.ids[: config.limit]
     rows = storage.read_jobs(connection, states=states, handler=config.handler, limit=config.limit)

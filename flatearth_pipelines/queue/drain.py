@@ -155,7 +155,9 @@ class Drain:
         engine = database.engine(self._conninfo, f"{self._owner} job", connections=self._options.concurrency)
         try:
             async with connection:
-                self._lease, self._opened_at = await leases.open_lease(connection, self._owner, self._options.lease)
+                self._lease, self._opened_at = await leases.open_lease(
+                    connection, self._owner, self._options.lease, own_run=self._options.own_run
+                )
                 self._opened = time.monotonic()
                 self._ledger = Ledger(self.report)
                 self._workers = Workers(
@@ -194,9 +196,7 @@ class Drain:
         await connection.execute("LISTEN flatearth_jobs")
         while not self._stop_asked.is_set():
             self._raise_broken()
-            if time.monotonic() - swept >= _SWEEP_SECONDS:
-                swept = time.monotonic()
-                await self._sweep(connection)
+            swept = await self._sweep(connection, swept)
             over = (
                 time.monotonic() - self._opened >= self._options.longest.total_seconds()
                 or self._workers.stuck == self._options.concurrency
@@ -212,11 +212,13 @@ class Drain:
                 idle_since = time.monotonic()
                 if not (claimed and self._wanted(pace.rate)):
                     await self._pause()
-            elif over or time.monotonic() - idle_since >= self._options.stay.total_seconds():
-                if over or not await leases.sweep(connection):
-                    return
+            elif over or (self._has_stayed(idle_since) and not await leases.sweep(connection)):
+                return
             elif not claimed:
                 await self._wait_for_work(connection, idle_since)
+
+    def _has_stayed(self, idle_since: float) -> bool:
+        return time.monotonic() - idle_since >= self._options.stay.total_seconds()
 
     async def _claim(self, connection: psycopg.AsyncConnection, wanted: int) -> list[Job]:
         """Record and claim; for a while each claim goes on where the last one ended, past what that left behind."""
@@ -230,11 +232,14 @@ class Drain:
             self._after = claimed[-1] if len(claimed) == wanted and not keyed else None
         return claimed
 
-    async def _sweep(self, connection: psycopg.AsyncConnection) -> None:
-        """What nobody tells a drain of: lost workers, cron jobs, jobs that wait for something that is over."""
+    async def _sweep(self, connection: psycopg.AsyncConnection, last: float) -> float:
+        """Now and then, what nobody tells a drain of: lost workers, cron jobs, jobs that wait for what is over."""
+        if time.monotonic() - last < _SWEEP_SECONDS:
+            return last
         self.report.rescued += await leases.rescue(connection, self._registry)
         self.report.cron_ticks += await leases.tick_crons(connection, self._registry)
         await leases.sweep(connection)
+        return time.monotonic()
 
     def _wanted(self, jobs_a_second: float) -> int:
         """How many jobs to claim: as many as have room, and what the workers do in the next moment."""

@@ -46,13 +46,15 @@ class Job(NamedTuple):
     """It has a concurrency key."""
 
 
-async def open_lease(connection: psycopg.AsyncConnection, owner: str, lasts: timedelta) -> tuple[int, datetime]:
+async def open_lease(
+    connection: psycopg.AsyncConnection, owner: str, lasts: timedelta, *, own_run: bool = False
+) -> tuple[int, datetime]:
     """A new lease, and the instant by the database's clock. Makes the partitions that its jobs will end in."""
     await connection.execute("SELECT flatearth.make_job_partitions()")
     cursor = await connection.execute(
-        "INSERT INTO flatearth.job_leases (owner, expires_at) VALUES (%s, clock_timestamp() + %s)"
+        "INSERT INTO flatearth.job_leases (owner, expires_at, own_run) VALUES (%s, clock_timestamp() + %s, %s)"
         " RETURNING id, clock_timestamp()",
-        [owner, lasts],
+        [owner, lasts, own_run],
     )
     row = await cursor.fetchone()
     if row is None:

@@ -36,7 +36,10 @@ def verdict(orphan: Orphan, handler: Handler | None, draw: float) -> Verdict:
     most = orphan.max_attempts or (handler.max_attempts if handler else _MOST_ATTEMPTS_OF_UNKNOWN)
     if orphan.attempts >= most:
         return Verdict(f"The worker was lost in attempt {orphan.attempts} of {most}", None)
-    if orphan.backoff is None and handler is None:
+    if orphan.backoff:
+        backoff = backoff_from_json(orphan.backoff)
+    elif handler is not None:
+        backoff = handler.backoff
+    else:
         return Verdict("The worker was lost", timedelta(0))
-    backoff = backoff_from_json(orphan.backoff) if orphan.backoff else handler.backoff  # type: ignore[union-attr]
     return Verdict("The worker was lost", waiting_time(backoff, orphan.attempts, draw))

@@ -342,7 +342,8 @@ def is_due(connection: sa.Connection) -> tuple[bool, bool]:
 def is_being_drained(connection: sa.Connection) -> bool:
     """Whether a drain is at work, as far as its last sign of life tells."""
     query = sa.text(
-        "SELECT EXISTS (SELECT FROM flatearth.job_leases WHERE renewed_at > clock_timestamp() - interval '15 seconds')"
+        "SELECT EXISTS (SELECT FROM flatearth.job_leases"
+        " WHERE NOT own_run AND renewed_at > clock_timestamp() - interval '15 seconds')"
     )
     return bool(connection.execute(query).scalar_one())
 

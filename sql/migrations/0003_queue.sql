@@ -44,7 +44,8 @@ create table flatearth.job_leases (
     started_at timestamptz not null default clock_timestamp(),
     renewed_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz not null,
-    waiting boolean not null default false
+    waiting boolean not null default false,
+    own_run boolean not null default false
 ) with (fillfactor = 50);
 
 -- parked says what a job waits for beside its time: its concurrency_key to be free, its handler to be resumed, or
