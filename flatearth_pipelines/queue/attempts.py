@@ -183,6 +183,7 @@ class Workers:
     async def end(self) -> None:
         """Cancel the coroutines. A thread, or a coroutine that goes on although it is cancelled, is not waited for."""
         self._ending = True
+        self.ask_to_stop()  # a thread that ends later than this closes its connection, which no pool takes back
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=_INSIST_SECONDS)
