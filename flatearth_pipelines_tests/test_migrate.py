@@ -187,7 +187,7 @@ def test_after_a_failure_another_session_can_migrate_at_once(
     with psycopg.connect(empty_database) as another:
         started = time.monotonic()
         assert migrate.migrate(another) == ["9999_broken"]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 # Several at once

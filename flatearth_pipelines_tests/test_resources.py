@@ -97,7 +97,7 @@ def test_cancelling_a_run_cancels_the_statement_at_work(database: str, sleep: Ca
     with psycopg.connect(database, autocommit=True) as connection:
         query = "select from pg_stat_activity where query like '%for ever */' and state = 'active'"
         _until(lambda: connection.execute(query).fetchone() is None)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
 
 
 # Alone
@@ -277,7 +277,7 @@ def _pair(returned: object) -> tuple[object, object]:
 
 
 def _until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + 15
     while not reached():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)

@@ -419,11 +419,11 @@ def test_a_plain_handler_that_returns_a_coroutine_never_succeeds_without_having_
 
 
 async def sleep_async(_context: Context, _payload: NoPayload) -> None:
-    await asyncio.sleep(3)
+    await asyncio.sleep(6)
 
 
 def sleep_plain(_context: Context, _payload: NoPayload) -> None:
-    time.sleep(3)
+    time.sleep(6)
 
 
 def sleep_in_postgres(context: Context, _payload: NoPayload) -> None:
@@ -449,7 +449,7 @@ def test_a_job_beyond_its_time_limit_fails_long_before_its_handler_would_end(
 
     report = drained(database, [handler(sleep, name="sleep", guarantee=guarantee, timeout=limit)])
 
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 5
     assert job(engine, job_id)["state"] == "failed"
     assert job(engine, job_id)["last_error"] == "TimeoutError: not done within its time limit of 0.2 s"
     assert report.outcomes == {("sleep", "failed"): 1}

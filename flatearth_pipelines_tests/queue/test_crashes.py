@@ -274,4 +274,4 @@ def test_a_drain_without_a_database_says_so_in_one_line_without_the_password() -
 
     assert "s3cret" not in str(error.value)
     assert "\n" not in str(error.value)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15

@@ -146,7 +146,7 @@ def test_a_drain_stays_for_its_time_since_it_last_had_work(engine: sa.Engine, da
     report = drained(database, [handler(noop)], stay=0.8)
 
     assert report.total("succeeded") == 1
-    assert 1.2 < time.monotonic() - began < 4
+    assert 1.2 < time.monotonic() - began < 10
 
 
 def test_a_drain_that_does_not_stay_ends_when_nothing_is_due(engine: sa.Engine, database: str) -> None:
@@ -166,9 +166,9 @@ def test_after_its_longest_time_a_drain_claims_nothing_more_and_finishes_what_it
 
     add(engine, "again")
     began = time.monotonic()
-    report = drained(database, [handler(again)], stay=60, longest=0.5)
+    report = drained(database, [handler(again)], stay=60, longest=2)
 
-    assert 0.4 < time.monotonic() - began < 4
+    assert 1.9 < time.monotonic() - began < 20
     assert report.claimed == report.total("succeeded") >= 2
     assert sorted(set(states(engine).values())) == ["pending", "succeeded"]
 
@@ -244,24 +244,24 @@ def test_cron_jobs_tick_in_a_drain_that_stays(engine: sa.Engine, database: str) 
 
 
 async def block(_context: Context, _payload: NoPayload) -> None:
-    time.sleep(1.5)  # noqa: ASYNC251 - what a careless handler does
+    time.sleep(3)  # noqa: ASYNC251 - what a careless handler does
 
 
 async def work_async(_context: Context, _payload: NoPayload) -> None:
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(3)
 
 
 def work_plain(_context: Context, _payload: NoPayload) -> None:
-    time.sleep(1.5)
+    time.sleep(3)
 
 
 @pytest.mark.parametrize("work", [work_async, work_plain, block], ids=["async", "plain", "blocks the event loop"])
 def test_a_job_may_run_for_longer_than_its_lease_which_is_renewed(engine: sa.Engine, database: str, work: Any) -> None:
     job_id = add(engine, "work")
-    ended = start(new_drain(database, [handler(work, name="work")], lease=1))
+    ended = start(new_drain(database, [handler(work, name="work")], lease=2))
     until(lambda: job(engine, job_id)["state"] == "running")
 
-    rescuer = drained(database, [handler(work, name="work")], stay=1.2)
+    rescuer = drained(database, [handler(work, name="work")], stay=2.2)
 
     assert ended.result(DEADLINE).total("succeeded") == 1
     assert (rescuer.rescued, job(engine, job_id)["attempts"]) == (0, 1)
