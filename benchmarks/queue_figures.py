@@ -21,7 +21,7 @@ from benchmarks.queue_drain import HANDLERS
 from benchmarks.report import Gate, Row, measured
 from benchmarks.servers import connected, say
 from flatearth_pipelines import database
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions, storage
 
 _A_CALL = 1_000
 
@@ -169,7 +169,7 @@ def _enqueue_by_python(conninfo: str, jobs: int) -> float:
     engine = database.engine(conninfo, "flatearth benchmark")
     for start in range(0, jobs, _A_CALL):
         with engine.begin() as connection:
-            storage.enqueue_jobs(connection, HANDLERS, some[: jobs - start])
+            functions.enqueue_jobs(connection, HANDLERS, some[: jobs - start])
     taken = time.monotonic() - began
     engine.dispose()
     return taken

@@ -118,6 +118,12 @@ def now(connection: sa.Connection) -> datetime:
     return instant
 
 
+def cancel_statement(connection: psycopg.Connection) -> None:
+    """Have Postgres cancel what the connection has at work, if anything; from another thread too."""
+    with contextlib.suppress(psycopg.Error):
+        connection.cancel_safe(timeout=5)
+
+
 def _session(conninfo: str, application: str) -> str:
     options = " ".join(filter(None, [str(conninfo_to_dict(conninfo).get("options") or ""), _SESSION]))
     return make_conninfo(conninfo, options=options, application_name=application)

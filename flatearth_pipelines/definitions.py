@@ -7,6 +7,7 @@ import dagster as dg
 from flatearth_pipelines.entropy import definitions as entropy
 from flatearth_pipelines.handlers import HANDLERS
 from flatearth_pipelines.queue import definitions as queue
+from flatearth_pipelines.queue import operator_definitions
 from flatearth_pipelines.resources import Clock, Postgres
 
 # dagster 1.13.27 warns of its own default when definitions with a sensor are merged.
@@ -24,4 +25,5 @@ defs = dg.Definitions.merge(
     ),
     entropy.defs,
     queue.defs,
+    operator_definitions.defs,
 )

@@ -1,4 +1,4 @@
-"""What an op may ask for. Only this module and the `definitions.py` files know Dagster."""
+"""What an op may ask for. Only this module and the `…definitions.py` files know Dagster."""
 
 import contextlib
 from collections.abc import Generator
@@ -91,5 +91,4 @@ def clear_failure() -> Generator[None]:
 
 def _cancel_statement(driver: object, *_: object) -> None:
     if isinstance(driver, psycopg.Connection) and driver.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-        with contextlib.suppress(psycopg.Error):
-            driver.cancel_safe(timeout=5)
+        database.cancel_statement(driver)

@@ -1,12 +1,14 @@
 """What the commands print: tables for people, JSON for programs."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -55,3 +57,20 @@ def _cell(value: object) -> str | Text:
 
 def _jsonable(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+@contextlib.contextmanager
+def progress(told: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """How far it is, on a terminal's standard error; nothing in a pipe."""
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
+    with Progress(
+        *columns,
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    ) as bars:
+        bar = bars.add_task(told, total=total)
+        yield lambda count: bars.advance(bar, count)

@@ -8,21 +8,25 @@ The server is an embedded one of the test session's own, or the one of FLATEARTH
 create databases.
 """
 
+import io
 import os
+import sys
 import uuid
 from collections.abc import Generator
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy as sa
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from flatearth_pipelines import cli, migrate
 from flatearth_pipelines import database as db
-from flatearth_pipelines import migrate
 from flatearth_pipelines.embedded import EmbeddedServer
 from flatearth_pipelines.settings import Settings
+from flatearth_pipelines_tests.console import Flatearth, Ran
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +68,22 @@ def database(server: str, template: str, monkeypatch: pytest.MonkeyPatch) -> Gen
         yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
 
 
+@pytest.fixture
+def engine(database: str) -> Generator[sa.Engine]:
+    """Sessions that commit."""
+    engine = db.engine(database, "tests")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def other_engine(database: str) -> Generator[sa.Engine]:
+    """Sessions of somebody else on the same database."""
+    engine = db.engine(database, "somebody else")
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def _shared_engine(server: str, template: str) -> Generator[sa.Engine]:
     with _new_database(server, template) as name:
@@ -78,6 +98,27 @@ def connection(_shared_engine: sa.Engine) -> Generator[sa.Connection]:
     with _shared_engine.connect() as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Generator[dg.DagsterInstance]:
+    """Dagster's own storage, in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flatearth:
+    """The console script with these arguments, and bytes on its standard input."""
+
+    def command(*arguments: object, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "argv", ["flatearth", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Ran(int(end.value.code or 0), *capsys.readouterr())
+
+    return command
 
 
 class _new_database:  # noqa: N801 - used as a function

@@ -6,7 +6,7 @@ import click
 import polars as pl
 
 from flatearth_pipelines import database
-from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy import functions, storage
 from flatearth_pipelines.entropy.forecast import forecast
 from flatearth_pipelines.entropy.periods import in_days, period_ms
 from flatearth_pipelines.entropy.staleness import SOON, cutoffs, effective_periods
@@ -75,7 +75,7 @@ def soon(board_id: int, actor_id: int | None, as_of: str | None, as_json: bool) 
     at = instant(as_of) if as_of is not None else None
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
         actor_id = storage.read_default_actor(connection, "board", board_id) if actor_id is None else actor_id
-        cards = storage.postponing_soon(connection, actor_id, board_id, at)
+        cards = functions.postponing_soon(connection, actor_id, board_id, at)
     print_rows(cards.to_dicts(), as_json=as_json, empty="No card will be postponed soon.")
 
 
@@ -168,4 +168,4 @@ def _container(account_id: int | None, board_id: int | None) -> tuple[str, int]:
 def _change(container: tuple[str, int], actor_id: int | None, period: int | None) -> None:
     with database.transaction(Settings.from_environment(), "flatearth entropy") as connection:
         actor_id = storage.read_default_actor(connection, *container) if actor_id is None else actor_id
-        storage.set_auto_postpone_period(connection, actor_id, *container, period)
+        functions.set_auto_postpone_period(connection, actor_id, *container, period)

@@ -7,8 +7,8 @@ from pydantic import Field
 from flatearth_pipelines import database
 from flatearth_pipelines.entropy import storage
 from flatearth_pipelines.entropy.staleness import actors, attributed, cutoffs, effective_periods, stale_cards
+from flatearth_pipelines.queue.functions import enqueue_job
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Handler, Payload, Registry, Result
-from flatearth_pipelines.queue.storage import enqueue_job
 
 _LONGEST_WAIT = timedelta(days=366)
 """A card that is due later than that is left to the hourly run."""

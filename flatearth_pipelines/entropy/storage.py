@@ -1,8 +1,6 @@
 """Cards, periods and people in Postgres: what is read to decide, and the write that re-checks the decision."""
 
-import contextlib
 import time
-from collections.abc import Generator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,17 +12,13 @@ from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.entropy.forecast import ACTIVE
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, PEOPLE, PERIODS
-from flatearth_pipelines.errors import NotFound, NotPermitted, WrongUsage
+from flatearth_pipelines.errors import NotFound
 from flatearth_pipelines.frames import bigint_array, driver_connection, read_frame, read_packed, unpacked
 from flatearth_pipelines.tables import accounts, boards, cards, users
 
 BOARD_NAMES = pl.Schema({"board_id": pl.Int64(), "name": pl.String()})
 
 TITLES = pl.Schema({"card_id": pl.Int64(), "number": pl.Int64(), "title": pl.String()})
-
-SOON_CARDS = pl.Schema(
-    {"card_id": pl.Int64(), "number": pl.Int64(), "title": pl.String(), "last_active_at": pl.Datetime("us", "UTC")}
-)
 
 _ACTIVE = sa.and_(cards.c.status == "published", cards.c.closed_at.is_(None), cards.c.postponed_at.is_(None))
 
@@ -204,51 +198,6 @@ def read_default_actor(connection: sa.Connection, container_type: str, container
     return int(actor)
 
 
-def auto_postpone_period_ms(connection: sa.Connection, actor_id: int, board_id: int) -> int:
-    """The SQL function of that name: the effective period of a board, in milliseconds.
-
-    Raises:
-        NotPermitted: the actor is inactive, of another account, or has no access to the board.
-        NotFound: there is no such actor or board.
-    """
-    with _contract_errors():
-        function = sa.func.flatearth.auto_postpone_period_ms(actor_id, board_id)
-        period: int = connection.execute(sa.select(function)).scalar_one()
-        return period
-
-
-def set_auto_postpone_period(
-    connection: sa.Connection, actor_id: int, container_type: str, container_id: int, period_ms: int | None
-) -> None:
-    """The SQL function of that name: set the period of an `account` or `board`; None has it inherit again.
-
-    Raises:
-        NotPermitted: the actor is not an active owner or admin of that account.
-        NotFound: there is no such actor, account or board.
-        WrongUsage: the period is not positive, or the container neither an account nor a board.
-    """
-    period = sa.cast(period_ms, sa.BigInteger)
-    change = sa.func.flatearth.set_auto_postpone_period(actor_id, container_type, container_id, period)
-    with _contract_errors():
-        connection.execute(sa.select(change))
-
-
-def postponing_soon(
-    connection: sa.Connection, actor_id: int, board_id: int, as_of: datetime | None = None
-) -> pl.DataFrame:
-    """The SQL function of that name: `SOON_CARDS`, cards idle for more than 0.75 of the board's period, longest first.
-
-    Overdue cards are among them. Raises what `auto_postpone_period_ms` raises.
-    """
-    instants = [] if as_of is None else [as_of]
-    soon = sa.func.flatearth.postponing_soon(actor_id, board_id, *instants).table_valued(
-        sa.column("id"), sa.column("number"), sa.column("title"), sa.column("last_active_at")
-    )
-    with _contract_errors():
-        query = sa.select(soon.c.id, soon.c.number, soon.c.title, soon.c.last_active_at)
-        return read_frame(connection, query, SOON_CARDS)
-
-
 def read_active_card(connection: sa.Connection, card_id: int) -> pl.DataFrame:
     """The one card as `CARDS`; no row when it is not active, or not there."""
     query = (
@@ -311,15 +260,3 @@ def _postpone(connection: sa.Connection, batch: dict[str, Any]) -> Postponed:
     with driver_connection(connection).cursor(binary=True) as cursor:
         packed, events = cursor.execute(_POSTPONE, batch, prepare=False).fetchone() or (None, 0)
     return Postponed(unpacked("card_id", pl.Int64(), packed), events)
-
-
-@contextlib.contextmanager
-def _contract_errors() -> Generator[None]:
-    """The contract's SQLSTATEs as this package's errors, with Postgres's own sentence."""
-    try:
-        yield
-    except DBAPIError as error:
-        kind = {"42501": NotPermitted, "P0002": NotFound, "22023": WrongUsage}.get(getattr(error.orig, "sqlstate", ""))
-        if kind is None or not isinstance(error.orig, psycopg.Error):
-            raise
-        raise kind(error.orig.diag.message_primary) from None

@@ -1,21 +1,15 @@
 """The workers of a drain: they run its jobs, with bounded concurrency and within their time limits."""
 
 import asyncio
-import contextlib
-import inspect
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import datetime
+from typing import cast
 
-import psycopg
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from flatearth_pipelines.queue import storage
-from flatearth_pipelines.queue.backoff import backoff_from_json, waiting_time
 from flatearth_pipelines.queue.handlers import (
     Context,
     Guarantee,
@@ -30,7 +24,8 @@ from flatearth_pipelines.queue.handlers import (
 )
 from flatearth_pipelines.queue.leases import Job
 from flatearth_pipelines.queue.ledger import Ledger
-from flatearth_pipelines.queue.results import kept_result
+from flatearth_pipelines.queue.running import LeftToOthers, Running
+from flatearth_pipelines.queue.settlement import in_milliseconds, retry_in
 
 _YIELD_JOBS = 8
 """A worker whose jobs never wait lets the others have a turn after this many."""
@@ -41,40 +36,11 @@ _TELL_JOBS = 500
 _WATCH_SECONDS = 0.1
 """How often time limits are looked at."""
 
-_INSIST_SECONDS = 1.0
-"""How long a coroutine may take to end after it was cancelled, before it is cancelled again."""
-
-_LONGEST_WAIT = timedelta(days=3652)
-"""Of a retry, as of a new job: ten years."""
+_END_SECONDS = 1.0
+"""How long the coroutines may take to end after they were cancelled."""
 
 _OUT_OF_TIME = "time limit"
 _STOPPING = "the worker is stopping"
-
-
-class _Running:
-    """A job at work."""
-
-    __slots__ = (
-        "cancelled", "context", "deadline", "driver", "handler", "interrupt", "interrupted", "job", "limit", "task",
-        "thread_end",
-    )  # fmt: skip
-
-    def __init__(self, job: Job, handler: Handler, context: Context, limit: float) -> None:
-        self.job = job
-        self.handler = handler
-        self.context = context
-        self.limit = limit
-        self.deadline = time.monotonic() + limit
-        self.cancelled: str | None = None
-        """Why an application or an operator wants it to stop; it may take its time."""
-        self.interrupted: str | None = None
-        """Why the drain does not wait for it: `_OUT_OF_TIME` or `_STOPPING`."""
-        self.task: asyncio.Task[None] | None = None
-        """The worker, while it awaits an `async` handler."""
-        self.interrupt: Callable[[], None] | None = None
-        """Ends the wait for a thread, and the statement that it waits for."""
-        self.driver: psycopg.Connection | None = None
-        self.thread_end: asyncio.Future[None] | None = None
 
 
 class Workers:
@@ -107,9 +73,9 @@ class Workers:
         self._concurrency = concurrency
         self._own_run = own_run
         self._stopping = False
-        self._ending = False
+        self._ending = asyncio.Event()
         self._buffer: asyncio.Queue[Job] = asyncio.Queue()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._cancel_unstarted: dict[int, str] = {}
         self._tasks = [asyncio.create_task(self._work()) for _ in range(concurrency)]
         self._tasks.append(asyncio.create_task(self._watch()))
@@ -161,7 +127,7 @@ class Workers:
     def give_up(self) -> None:
         """Do not wait any longer for what runs: it is handed back, or has failed where it may run only once."""
         for running in list(self._running.values()):
-            self._interrupt(running, _STOPPING)
+            running.interrupt(_STOPPING)
 
     def tell_cancelled(self, requests: Iterable[tuple[int, str]]) -> None:
         """These jobs were cancelled, for that reason."""
@@ -176,17 +142,17 @@ class Workers:
     def abandon(self) -> None:
         """Record what runs as given up, and forget it."""
         for running in list(self._running.values()):
-            self._interrupt(running, _STOPPING)
+            running.interrupt(_STOPPING)
             self._end_interrupted(running)
             self._running.pop(running.job.id, None)
 
     async def end(self) -> None:
         """Cancel the coroutines. A thread, or a coroutine that goes on although it is cancelled, is not waited for."""
-        self._ending = True
+        self._ending.set()
         self.ask_to_stop()  # a thread that ends later than this closes its connection, which no pool takes back
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks, timeout=_INSIST_SECONDS)
+        await asyncio.wait(self._tasks, timeout=_END_SECONDS)
 
     async def _work(self) -> None:
         worker = cast("asyncio.Task[None]", asyncio.current_task())
@@ -225,13 +191,13 @@ class Workers:
             return
         limit = job.timeout_ms / 1000 if job.timeout_ms else handler.timeout.total_seconds()
         context = Context(job.id, job.attempts, job.account_id, self._note_progress)
-        running = _Running(job, handler, context, limit)
+        running = Running(job, handler, context, limit, self._ending)
         self._running[job.id] = running
         try:
             if handler.is_async:
-                result = await self._awaited(running, payload, worker)
+                result = await running.awaited(payload, worker)
             else:
-                result = await self._in_thread(running, payload)
+                result = await running.in_thread(payload, self._engine, self._lease)
             self._end(running, result)
         except asyncio.CancelledError:
             if running.interrupted is None:
@@ -247,23 +213,7 @@ class Workers:
             await running.thread_end
             self.stuck -= 1
 
-    async def _awaited(self, running: _Running, payload: object, task: asyncio.Task[None]) -> Result:
-        """Run an `async` handler in this worker's task; the interruption of it is over when it has ended."""
-        running.task = task
-        try:
-            result: Result = await cast("Any", running.handler.run(running.context, payload))
-        except asyncio.CancelledError:
-            if task.cancelling() == 0:
-                raise RuntimeError("the handler raised CancelledError itself") from None
-            raise
-        else:
-            return result
-        finally:
-            running.task = None
-            while running.interrupted is not None and task.cancelling() > 0 and not self._ending:
-                task.uncancel()
-
-    def _end(self, running: _Running, result: Result) -> None:
+    def _end(self, running: Running, result: Result) -> None:
         """The handler returned."""
         job = running.job
         if job.id not in self._running:  # abandoned
@@ -277,12 +227,12 @@ class Workers:
         else:
             self._ledger.succeed(job.id, result)
 
-    def _end_failed(self, running: _Running, error: Exception) -> None:
+    def _end_failed(self, running: Running, error: Exception) -> None:
         """The handler raised."""
         job = running.job
         if job.id not in self._running:  # abandoned
             return
-        if isinstance(error, _LeftToOthers):
+        if isinstance(error, LeftToOthers):
             self._ledger.leave(job.id)
         elif running.interrupted is not None:
             self._end_interrupted(running)
@@ -293,7 +243,7 @@ class Workers:
         else:
             self._ledger.fail(job.id, one_line(error), self._retry_in_ms(running, error))
 
-    def _end_interrupted(self, running: _Running) -> None:
+    def _end_interrupted(self, running: Running) -> None:
         """The drain did not wait for the handler any longer."""
         if running.job.id not in self._running:  # abandoned
             return
@@ -305,85 +255,21 @@ class Workers:
             error = TimeoutError(f"not done within its time limit of {running.limit:g} s")
             self._ledger.fail(running.job.id, one_line(error), self._retry_in_ms(running, error))
 
-    def _give_back(self, running: _Running) -> None:
+    def _give_back(self, running: Running) -> None:
         if running.handler.guarantee is Guarantee.AT_MOST_ONCE:
             self._ledger.fail(running.job.id, "The worker was stopped, and this handler runs at most once", None)
         else:
             self._ledger.hand_back(running.job.id)
 
-    def _retry_in_ms(self, running: _Running, error: Exception) -> int | None:
+    def _retry_in_ms(self, running: Running, error: Exception) -> int | None:
         """Milliseconds until the next attempt, or None when there is none."""
-        handler, job = running.handler, running.job
-        if isinstance(error, Refused) or handler.guarantee is Guarantee.AT_MOST_ONCE:
+        if isinstance(error, Refused):
             return None
-        if job.attempts >= (job.max_attempts or handler.max_attempts):
-            return None
-        if isinstance(error, Retry) and error.at is not None:
-            wait = error.at - self._now()
-        elif isinstance(error, Retry) and error.after is not None:
-            wait = error.after
-        else:
-            backoff = backoff_from_json(job.backoff) if job.backoff else handler.backoff
-            wait = waiting_time(backoff, job.attempts, random.random())  # noqa: S311
-        return round(min(max(wait, timedelta(0)), _LONGEST_WAIT).total_seconds() * 1000)
-
-    async def _in_thread(self, running: _Running, payload: object) -> Result:
-        """Run a plain handler in a thread, and wait for it, or for being interrupted."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-        ended: asyncio.Future[None] = loop.create_future()
-
-        def interrupt() -> None:
-            if not done.done():
-                running.thread_end = ended
-                done.set_exception(InterruptedError())
-            if running.driver is not None:
-                threading.Thread(target=_cancel_statement, args=(running.driver,), daemon=True).start()
-
-        def settle(result: Result, error: BaseException | None) -> None:
-            ended.set_result(None)
-            if done.done():
-                return
-            if error is None:
-                done.set_result(result)
-            elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-                done.set_exception(error)
-            else:  # what a future cannot carry, or what would end more than the job
-                done.set_exception(RuntimeError(one_line(error)))
-
-        def body() -> None:
-            result: Result = None
-            failure: BaseException | None = None
-            try:
-                result = self._call(running, payload)
-            except BaseException as error:  # noqa: BLE001 - it is raised again where the job is
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it everybody who waits
-                loop.call_soon_threadsafe(settle, result, failure)
-
-        running.interrupt = interrupt
-        threading.Thread(target=body, name=f"job {running.job.id}", daemon=True).start()
-        return await done
-
-    def _call(self, running: _Running, payload: object) -> Result:
-        """In a thread: the handler, and for a transactional one the completion of its job, in one transaction."""
-        handler, context = running.handler, running.context
-        if handler.guarantee is not Guarantee.TRANSACTIONAL:
-            return _returned(handler.run(context, payload))
-        with self._engine.connect() as connection:
-            running.driver = connection.connection.driver_connection
-            context.lend(connection)
-            try:
-                with connection.begin():
-                    result = _returned(handler.run(context, payload))
-                    context.check()
-                    if not storage.finish_job(connection, self._lease, running.job.id, kept_result(result)):
-                        raise _LeftToOthers
-            finally:
-                running.driver = None
-                if context.stop_requested:  # its statement may be cancelled any moment, and nobody may wait for it
-                    connection.invalidate()
-        return result
+        asked = None
+        if isinstance(error, Retry):
+            asked = error.after if error.at is None else error.at - self._now()
+        wait = retry_in(running.job, running.handler, random.random(), asked)  # noqa: S311
+        return None if wait is None else in_milliseconds(wait)
 
     async def _watch(self) -> None:
         """Interrupt what is over its time limit."""
@@ -392,33 +278,4 @@ class Workers:
             now = time.monotonic()
             for running in list(self._running.values()):
                 if now >= running.deadline:
-                    self._interrupt(running, _OUT_OF_TIME)
-
-    def _interrupt(self, running: _Running, why: str) -> None:
-        """Do not wait for it; a coroutine that goes on although it is cancelled is cancelled again and again."""
-        if running.interrupted is not None and running.task is None:
-            return
-        running.interrupted = running.interrupted or why
-        running.deadline = time.monotonic() + _INSIST_SECONDS
-        running.context.request_stop(why)
-        if running.task is not None:
-            running.task.cancel()
-        elif running.interrupt is not None:
-            running.interrupt()
-
-
-class _LeftToOthers(Exception):
-    """The lease was lost while a transactional handler ran: rolled back, and the job is somebody else's."""
-
-
-def _returned(value: object) -> Result:
-    """What a plain handler returned; a coroutine that nobody awaits has done nothing."""
-    if inspect.iscoroutine(value):
-        value.close()
-        raise TypeError("a plain handler returned a coroutine: declare it with `async def`")
-    return cast("Result", value)
-
-
-def _cancel_statement(driver: psycopg.Connection) -> None:
-    with contextlib.suppress(psycopg.Error):
-        driver.cancel_safe(timeout=5)
+                    running.interrupt(_OUT_OF_TIME)

@@ -1,30 +1,24 @@
 """`flatearth jobs`: what waits, runs and has ended; enqueue, retry, cancel, pause, and drain without Dagster."""
 
-import contextlib
 import json
 import re
-import signal
 import sys
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from flatearth_pipelines import database
 from flatearth_pipelines.errors import LimitReached, NotFound, WrongUsage
 from flatearth_pipelines.instants import instant
-from flatearth_pipelines.queue import operator_storage, storage
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue import functions, operator_storage, storage
 from flatearth_pipelines.queue.handlers import storable
 from flatearth_pipelines.queue.job_lines import calls, days, job_of_options
-from flatearth_pipelines.queue.ledger import Report
+from flatearth_pipelines.queue.run_command import run
 from flatearth_pipelines.queue.terminal_context import handlers
 from flatearth_pipelines.settings import Settings
-from flatearth_pipelines.terminal import console, print_json, print_rows
+from flatearth_pipelines.terminal import console, print_json, print_rows, progress
 
 _APPLICATION = "flatearth jobs"
 
@@ -80,7 +74,7 @@ def enqueue(*, file: BinaryIO | None, as_json: bool, **values: Any) -> None:
     if "handler" not in job:
         raise WrongUsage("Name a HANDLER, or a --file of jobs")
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
-        (job_id,) = storage.enqueue_jobs(connection, handlers(), [job])
+        (job_id,) = functions.enqueue_jobs(connection, handlers(), [job])
     print_json({"id": job_id}) if as_json else click.echo(job_id)
 
 
@@ -156,7 +150,7 @@ def retry(*, ids: tuple[int, ...], handler: str | None, every: bool) -> None:
         raise WrongUsage("Name the jobs in one way: ids, --handler H or --all")
 
     def change(connection: Any, job_id: int) -> str:
-        storage.retry_job(connection, job_id)
+        functions.retry_job(connection, job_id)
         return f"Job {job_id} waits again."
 
     meant = ids or _of_handler(("failed",), handler)
@@ -172,7 +166,7 @@ def cancel(*, ids: tuple[int, ...], handler: str | None) -> None:
         raise WrongUsage("Name the jobs in one way: ids or --handler H")
 
     def change(connection: Any, job_id: int) -> str | None:
-        if storage.cancel_job(connection, job_id):
+        if functions.cancel_job(connection, job_id):
             return f"Job {job_id} is cancelled, or told to stop."
         if ids:
             raise WrongUsage(f"job {job_id} has ended already")
@@ -190,7 +184,7 @@ def delete(*, ids: tuple[int, ...]) -> None:
         raise WrongUsage("Name the jobs by their ids")
 
     def change(connection: Any, job_id: int) -> str:
-        storage.delete_job(connection, job_id)
+        functions.delete_job(connection, job_id)
         return f"Job {job_id} is deleted."
 
     _for_each(ids, change, done="Deleted", listed=True)
@@ -223,7 +217,7 @@ def pause(*, handler: str) -> None:
     """Start nothing more of HANDLER, or of the whole queue; what runs goes on."""
     _check_known(handler)
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
-        changed = storage.pause_jobs(connection, handler)
+        changed = functions.pause_jobs(connection, handler)
     click.echo(f"{_named(handler)} is paused." if changed else f"Nothing to do: {_named(handler)} is paused already.")
 
 
@@ -232,7 +226,7 @@ def pause(*, handler: str) -> None:
 def resume(*, handler: str) -> None:
     """Go on with HANDLER, or with the whole queue."""
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
-        changed = storage.resume_jobs(connection, handler)
+        changed = functions.resume_jobs(connection, handler)
     if not changed:
         _check_known(handler)
     click.echo(f"{_named(handler)} is resumed." if changed else f"Nothing to do: {_named(handler)} is not paused.")
@@ -247,36 +241,12 @@ def limit(*, account_id: int, per_minute: str) -> None:
     if most == -1:
         raise WrongUsage(f"N is {per_minute!r}: it takes jobs a minute, 0 or more, or none")
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
-        storage.set_job_limit(connection, account_id, most)
+        functions.set_job_limit(connection, account_id, most)
     told = "any number of jobs" if most is None else f"at most {most:,} jobs a minute"
     click.echo(f"Account {account_id} may enqueue {told}.")
 
 
-@jobs.command()
-@click.option("--concurrency", type=click.IntRange(1, 100), default=10, show_default=True, help="Jobs at once.")
-@_json
-def run(*, concurrency: int, as_json: bool) -> None:
-    """Run what is due now in this process, without Dagster, and say how it went.
-
-    Whoever is to hear of dead jobs is told by the next run of run_due_jobs.
-    """
-    outcomes: Counter[tuple[str, str]] = Counter()
-    conninfo = database.prepare(Settings.from_environment())
-    try:
-        with _terminated_as_interrupted():
-            _drain(conninfo, Options(concurrency=concurrency), outcomes)
-            while _drain(conninfo, Options(concurrency=1, own_run=True), outcomes).claimed:
-                pass
-    except BaseException:
-        if outcomes:
-            _print_outcomes(outcomes, as_json=as_json)
-        raise
-    _print_outcomes(outcomes, as_json=as_json)
-
-
-def _print_outcomes(outcomes: Counter[tuple[str, str]], *, as_json: bool) -> None:
-    rows = [{"handler": handler, "outcome": outcome, "jobs": n} for (handler, outcome), n in sorted(outcomes.items())]
-    print_rows(rows, as_json=as_json, empty="Nothing to do: no job was due.")
+jobs.add_command(run)
 
 
 def _enqueue_file(file: BinaryIO, beside: dict[str, Any], *, as_json: bool) -> None:
@@ -286,7 +256,7 @@ def _enqueue_file(file: BinaryIO, beside: dict[str, Any], *, as_json: bool) -> N
     ids: list[int] = []
     with (
         database.transaction(Settings.from_environment(), _APPLICATION) as connection,
-        _progress("Enqueueing", None) as advance,
+        progress("Enqueueing", None) as advance,
     ):
         for lines in calls(file):
             ids += operator_storage.enqueue_lines(connection, handlers(), lines)
@@ -318,7 +288,7 @@ def _for_each(ids: Iterable[int], change: Callable[[Any, int], str | None], *, d
     changed = refused = 0
     pool = database.engine(database.prepare(Settings.from_environment()), _APPLICATION)
     try:
-        with pool.connect() as connection, _progress(done, None if listed else len(meant)) as advance:
+        with pool.connect() as connection, progress(done, None if listed else len(meant)) as advance:
             for job_id in meant:
                 try:
                     with connection.begin():
@@ -337,43 +307,6 @@ def _for_each(ids: Iterable[int], change: Callable[[Any, int], str | None], *, d
         click.echo(f"{done} {changed:,} jobs." if changed or refused else "Nothing to do: there is no such job.")
     if refused:
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _progress(told: str, total: int | None) -> Generator[Callable[[int], None]]:
-    """How far it is, on a terminal's standard error; nothing in a pipe."""
-    terminal = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
-    with Progress(
-        *columns,
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    ) as progress:
-        bar = progress.add_task(told, total=total)
-        yield lambda count: progress.advance(bar, count)
-
-
-def _drain(conninfo: str, options: Options, outcomes: Counter[tuple[str, str]]) -> Report:
-    """Drain, and add to the outcomes, also of one that is interrupted."""
-    drain = Drain(conninfo, handlers(), "flatearth jobs run", options)
-    try:
-        return drain.run_in_thread(
-            lambda: click.echo("Stopping: what runs may finish, the rest is handed back.", err=True)
-        )
-    finally:
-        outcomes.update(drain.report.outcomes)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Generator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _instant(option: str, text: str | None) -> datetime | None:

@@ -7,11 +7,12 @@ from typing import Any, TypedDict, Unpack
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from flatearth_pipelines.contract import contract_errors
 from flatearth_pipelines.errors import NotFound, WrongUsage
 from flatearth_pipelines.queue.backoff import FEWEST_ATTEMPTS, MOST_ATTEMPTS, backoff_from_json
 from flatearth_pipelines.queue.crons import next_fire
+from flatearth_pipelines.queue.functions import enqueue_job
 from flatearth_pipelines.queue.handlers import Registry, storable
-from flatearth_pipelines.queue.storage import contract_errors, enqueue_job
 from flatearth_pipelines.tables import accounts, cron_jobs, jobs
 
 LONGEST_NAME = 100

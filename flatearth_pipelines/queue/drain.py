@@ -2,7 +2,7 @@
 
     clerk    one coroutine with one connection: everything that ended since, and the next claim, in one round trip
     workers  as many coroutines as jobs may run at once (attempts.py)
-    keeper   a thread with a connection of its own: renews the lease, passes on requests to stop, writes progress
+    keeper   a thread with a connection of its own: renews the lease, passes on requests to stop (keeper.py)
 
 All of it writes with the lease's id: when the lease was lost, nothing that it writes has an effect.
 """
@@ -21,14 +21,13 @@ from flatearth_pipelines import database
 from flatearth_pipelines.errors import LeaseLost
 from flatearth_pipelines.queue import leases
 from flatearth_pipelines.queue.attempts import Workers
-from flatearth_pipelines.queue.handlers import Registry, storable
+from flatearth_pipelines.queue.handlers import Registry
+from flatearth_pipelines.queue.keeper import Keeper
 from flatearth_pipelines.queue.leases import Job
 from flatearth_pipelines.queue.ledger import Ledger, Report
+from flatearth_pipelines.queue.pace import Pace
 
 MOST_A_CLAIM = 1_000
-
-_AHEAD_SECONDS = 0.05
-"""Work that is claimed before there is room for it: enough to keep the workers busy, little to lose with a worker."""
 
 _FLUSH_SECONDS = 0.2
 """What has ended is recorded after this time, if not before."""
@@ -45,20 +44,11 @@ _SWEEP_SECONDS = 1.0
 _BUSY_JOBS = 100
 """A drain that claims so many at once needs no notifications."""
 
-_SHORTEST_MEASURE = 0.001
-"""Seconds over which a rate says something."""
-
-_KEEP_SECONDS = 0.2
-_RENEW_SECONDS = 5.0
-"""How often the keeper looks, and renews the lease at least: that is also a sign of life."""
-
 _INSIST_SECONDS = 1.0
 """How much longer than the grace a coroutine may take that was cancelled."""
 
 _END_SECONDS = 5.0
 """What recording everything takes at most when a drain is stopped."""
-
-_LINE_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -88,9 +78,6 @@ class Drain:
         self._owner = owner
         self._options = options
         self._stop_asked = threading.Event()
-        self._ended = threading.Event()
-        self._progress: dict[int, tuple[float, str]] = {}
-        self._progress_lock = threading.Lock()
         self._broken: BaseException | None = None
         self._says_waiting = False
         self._after: Job | None = None
@@ -147,8 +134,7 @@ class Drain:
         """Claim nothing more, give running jobs `grace` to finish, and hand the others back. Returns at once."""
         self._stop_asked.set()
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._workers.wake.set)
+            self._in_loop(self._workers.wake.set)
 
     async def _run(self) -> None:
         connection = await database.connect_async(self._conninfo, self._owner)
@@ -160,28 +146,40 @@ class Drain:
                 )
                 self._opened = time.monotonic()
                 self._ledger = Ledger(self.report)
+                keeper = Keeper(
+                    self._conninfo,
+                    f"{self._owner} keeper",
+                    self._lease,
+                    self._options.lease,
+                    tell_cancelled=lambda requests: self._in_loop(self._workers.tell_cancelled, requests),
+                    give_up=lambda error: self._in_loop(self._break, error),
+                )
                 self._workers = Workers(
                     self._registry,
                     self._ledger,
                     engine,
                     self._lease,
                     now=self._now,
-                    note_progress=self._note_progress,
+                    note_progress=keeper.note_progress,
                     concurrency=self._options.concurrency,
                     own_run=self._options.own_run,
                 )
                 self._loop = asyncio.get_running_loop()
-                keeper = threading.Thread(target=self._keep, args=(self._loop,), name="keeper", daemon=True)
                 keeper.start()
                 try:
                     await self._clerk(connection)
                     await self._finish(connection)
                 finally:
                     await self._workers.end()
-                    self._ended.set()
-                    keeper.join(5)
+                    keeper.end()
         finally:
             engine.dispose()
+
+    def _in_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the event loop call it soon, from any thread; nothing happens when the loop has ended or not begun."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def _now(self) -> datetime:
         """By the database's clock: as it was when the lease was opened, and as long ago as that is here."""
@@ -192,7 +190,7 @@ class Drain:
     async def _clerk(self, connection: psycopg.AsyncConnection) -> None:
         idle_since = self._opened
         swept = 0.0
-        pace = _Pace(self._ledger, self._workers)
+        pace = Pace(self._ledger, self._workers, self._options.batch_size)
         await connection.execute("LISTEN flatearth_jobs")
         while not self._stop_asked.is_set():
             self._raise_broken()
@@ -203,19 +201,25 @@ class Drain:
             )
             if over and self._workers.stuck:
                 self._workers.hand_back_waiting()
-            claimed = await self._claim(connection, 0 if over else self._wanted(pace.jobs_a_second()))
+            claimed = await self._claim(connection, 0 if over else self._wanted(pace))
             if claimed:
                 await self._hand_out(connection, claimed)
                 if self._options.own_run:
                     return
             if self._workers.is_busy or not self._ledger.is_empty:
                 idle_since = time.monotonic()
-                if not (claimed and self._wanted(pace.rate)):
+                if not (claimed and pace.wanted()):
                     await self._pause()
             elif over or (self._has_stayed(idle_since) and not await leases.sweep(connection)):
                 return
             elif not claimed:
                 await self._wait_for_work(connection, idle_since)
+
+    def _wanted(self, pace: Pace) -> int:
+        if self._options.own_run:
+            return 0 if self._workers.is_busy else 1
+        pace.measure()
+        return pace.wanted()
 
     def _has_stayed(self, idle_since: float) -> bool:
         return time.monotonic() - idle_since >= self._options.stay.total_seconds()
@@ -240,16 +244,6 @@ class Drain:
         self.report.cron_ticks += await leases.tick_crons(connection, self._registry)
         await leases.sweep(connection)
         return time.monotonic()
-
-    def _wanted(self, jobs_a_second: float) -> int:
-        """How many jobs to claim: as many as have room, and what the workers do in the next moment."""
-        if self._options.own_run:
-            return 0 if self._workers.is_busy else 1
-        most, soon = self._options.batch_size, int(jobs_a_second * _AHEAD_SECONDS)
-        room = self._workers.room
-        wanted = min(most, max(room, soon - self._workers.waiting))
-        # A fast queue is claimed in large pieces: a claim of a few jobs costs as much as one of a hundred.
-        return wanted if room > 0 or wanted >= min(most, soon) // 2 else 0
 
     async def _exchange(
         self, connection: psycopg.AsyncConnection, wanted: int = 0, after: Job | None = None
@@ -339,59 +333,7 @@ class Drain:
         if broken is not None:
             raise broken
 
-    # The keeper
-
-    def _keep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: what must not wait for the event loop."""
-
-        def tell(function: Callable[..., None], *arguments: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(function, *arguments)
-
-        try:
-            with contextlib.closing(database.connect(self._conninfo, f"{self._owner} keeper")) as connection:
-                connection.autocommit = True
-                renewed = time.monotonic()
-                every = min(self._options.lease.total_seconds() / 5, _RENEW_SECONDS)
-                while not self._ended.wait(min(_KEEP_SECONDS, every)):
-                    if time.monotonic() - renewed >= every:
-                        renewed = time.monotonic()
-                        leases.renew_lease(connection, self._lease, self._options.lease)
-                    with self._progress_lock:
-                        progress, self._progress = self._progress, {}
-                    if progress:
-                        leases.write_progress(connection, self._lease, progress)
-                    requests = leases.read_stop_requests(connection, self._lease)
-                    if requests:
-                        tell(self._workers.tell_cancelled, requests)
-        except Exception as error:  # noqa: BLE001 - without its keeper a drain must end, whatever it was
-            tell(self._break, error)
-
     def _break(self, error: BaseException) -> None:
         self._broken = error
         self._workers.ask_to_stop("the lease was lost")
         self._workers.wake.set()
-
-    def _note_progress(self, job_id: int, percent: float, line: str) -> None:
-        with self._progress_lock:
-            self._progress[job_id] = (percent, " ".join(storable(line).split())[:_LINE_LENGTH])
-
-
-class _Pace:
-    """How fast jobs end."""
-
-    def __init__(self, ledger: Ledger, workers: Workers) -> None:
-        self.rate = 0.0
-        self._ledger = ledger
-        self._workers = workers
-        self._at = time.monotonic()
-        self._ended = 0
-
-    def jobs_a_second(self) -> float:
-        """Since this was asked last; workers that had nothing to do were not slow, so then it falls by half at most."""
-        now = time.monotonic()
-        if now - self._at >= _SHORTEST_MEASURE:
-            rate = (self._ledger.ended - self._ended) / (now - self._at)
-            self.rate = max(rate, self.rate / 2) if self._workers.ran_dry else rate
-            self._at, self._ended, self._workers.ran_dry = now, self._ledger.ended, False
-        return self.rate

@@ -9,7 +9,7 @@ from typing import Any
 
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.instants import instant
-from flatearth_pipelines.queue.storage import MOST_JOBS_A_CALL
+from flatearth_pipelines.queue.functions import MOST_JOBS_A_CALL
 
 _CALL_BYTES = 1_000_000
 """Of JSON in one call: as `jsonb` it is at most six times as large, and 8 MB is the limit."""

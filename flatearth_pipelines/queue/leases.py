@@ -15,7 +15,7 @@ from psycopg.rows import args_row, dict_row
 from flatearth_pipelines.errors import LeaseLost
 from flatearth_pipelines.queue.crons import WrongPattern, next_fire
 from flatearth_pipelines.queue.handlers import Registry, one_line
-from flatearth_pipelines.queue.settlement import Orphan, verdict
+from flatearth_pipelines.queue.settlement import Orphan, in_milliseconds, verdict
 
 _CLAIM = """
 SELECT
@@ -197,8 +197,7 @@ async def _settle(connection: psycopg.AsyncConnection, lease_id: int, registry: 
             await cancel(connection, lease_id, [orphan.id], orphan.stop_reason)
             continue
         said = verdict(orphan, registry.get(orphan.handler), random.random())  # noqa: S311
-        wait = None if said.retry_in is None else round(said.retry_in.total_seconds() * 1000)
-        failures.append((orphan.id, said.error, wait))
+        failures.append((orphan.id, said.error, None if said.retry_in is None else in_milliseconds(said.retry_in)))
     if failures:
         await fail(connection, lease_id, failures, lost=True)
     return len(orphans)

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flatearth_pipelines.errors import FlatEarthError
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions
 from flatearth_pipelines.queue.handlers import Registry
 from flatearth_pipelines.tables import jobs
 
@@ -26,17 +26,17 @@ ORDER BY day, history DESC
 
 
 def enqueue_lines(connection: sa.Connection, registry: Registry, lines: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """`storage.enqueue_jobs` for jobs by the number of their line; an error names the line.
+    """`functions.enqueue_jobs` for jobs by the number of their line; an error names the line.
 
     After an error the transaction is only good for being rolled back.
     """
     try:
         with connection.begin_nested():
-            return storage.enqueue_jobs(connection, registry, list(lines.values()))
+            return functions.enqueue_jobs(connection, registry, list(lines.values()))
     except FlatEarthError:
         for number, job in lines.items():
             try:
-                storage.enqueue_jobs(connection, registry, [job])
+                functions.enqueue_jobs(connection, registry, [job])
             except FlatEarthError as error:
                 raise type(error)(f"Line {number}: {error}") from None
         raise

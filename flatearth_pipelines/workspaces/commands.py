@@ -7,13 +7,12 @@ from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flatearth_pipelines import database
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.instants import instant
 from flatearth_pipelines.settings import Settings
-from flatearth_pipelines.terminal import print_json, print_rows
+from flatearth_pipelines.terminal import print_json, print_rows, progress
 from flatearth_pipelines.workspaces import storage
 from flatearth_pipelines.workspaces.sample import sample_workspaces
 from flatearth_pipelines.workspaces.trello import trello_workspace
@@ -37,12 +36,14 @@ def demo(cards: int, seed: int, as_of: str | None, *, run: bool, as_json: bool) 
     """Load a realistic workspace: accounts, people, boards and cards in every state."""
     given = None if as_of is None else _as_of(as_of)
     counts: Counter[str] = Counter()
-    with database.transaction(Settings.from_environment(), "flatearth demo") as connection, _progress() as progress:
+    with (
+        database.transaction(Settings.from_environment(), "flatearth demo") as connection,
+        progress("Loading cards", cards) as advance,
+    ):
         until = given or storage.read_now(connection)
-        bar = progress.add_task("Loading cards", total=cards)
         for part in storage.load_parts(connection, sample_workspaces(cards, seed, until)):
             counts.update(part.counts())
-            progress.advance(bar, part.cards.height)
+            advance(part.cards.height)
     if not as_json:
         _print_counts("Loaded", counts)
         click.echo(f"As it is on {until:%Y-%m-%d at %H:%M} UTC, with seed {seed}.")
@@ -97,20 +98,6 @@ def _print_run(done: dict[str, Any]) -> None:
     click.echo()
     print_rows(boards[:_BOARDS], as_json=False, title="Boards with most postponed cards", empty="No card was due.")
     click.echo("\nSee it in the UI:   make up, then http://127.0.0.1:3000\nStop Postgres:      make down")
-
-
-def _progress() -> Progress:
-    """A bar on a terminal's standard error, nothing in a pipe."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _print_counts(title: str, counts: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from flatearth_pipelines.definitions import defs
 from flatearth_pipelines.entropy.backlog import Outcome, postpone_backlog
+from flatearth_pipelines_tests.dagster_runs import failure_of, metadata_of
 from flatearth_pipelines_tests.factories import NOON
 
 
@@ -32,29 +33,9 @@ def execute(
 
 def succeeded(instance: dg.DagsterInstance, job: str = "auto_postpone", **config: Any) -> dict[str, Any]:
     """The metadata of a run that must succeed."""
-    result = execute(instance, job, **config)
-    assert result.success
-    return metadata_of(result)
+    return metadata_of(execute(instance, job, **config))
 
 
 def failed(instance: dg.DagsterInstance, **config: Any) -> str:
     """The reason of a run that must fail at its only step, for good; it is one line."""
-    result = execute(instance, **config)
-    assert not result.success
-    (event,) = (event for event in result.all_events if event.is_step_failure)
-    failure = event.step_failure_data.user_failure_data
-    assert failure is not None
-    assert failure.description is not None
-    assert "\n" not in failure.description
-    return failure.description
-
-
-def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (event,) = (event for event in result.all_events if event.is_successful_output)
-    plain: dict[str, Any] = {}
-    for name, value in event.step_output_data.metadata.items():
-        if isinstance(value, dg.TableMetadataValue):
-            plain[name] = [dict(record.data) for record in value.records]
-        else:
-            plain[name] = value.value
-    return plain
+    return failure_of(execute(instance, **config))

@@ -1,18 +1,18 @@
 """`flatearth entropy`, as its `main` runs it, on a real database."""
 
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
 from flatearth_pipelines_tests import factories as make
+from flatearth_pipelines_tests.console import Flatearth, Ran
 from flatearth_pipelines_tests.entropy import observed
 from flatearth_pipelines_tests.entropy.runs import run
 from flatearth_pipelines_tests.factories import DAY, NOON
@@ -21,32 +21,10 @@ AS_OF = ("--as-of", NOON.isoformat())
 UNKNOWN = "999999999"
 
 
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Flatearth = Callable[..., Ran]
-
-
 @pytest.fixture
-def flatearth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flatearth:
-    """The console script, without a process of its own."""
-
-    def command(*arguments: object) -> Ran:
-        main = importlib.import_module("flatearth_pipelines.cli").main
-        monkeypatch.setattr(sys, "argv", ["flatearth", "entropy", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ran(int(end.value.code or 0), *capsys.readouterr())
-
-    return command
+def flatearth(main: Flatearth) -> Flatearth:
+    """`flatearth entropy` with these arguments."""
+    return partial(main, "entropy")
 
 
 class Office(NamedTuple):

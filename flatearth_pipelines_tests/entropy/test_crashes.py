@@ -12,7 +12,8 @@ from flatearth_pipelines import migrate
 from flatearth_pipelines.embedded import EmbeddedServer
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.entropy import observed
-from flatearth_pipelines_tests.entropy.processes import ended, job_execute, sessions, until
+from flatearth_pipelines_tests.entropy.processes import auto_postpone, sessions
+from flatearth_pipelines_tests.processes import ended, until
 
 BATCH_SIZE = 50
 
@@ -26,7 +27,7 @@ def backlog(engine: sa.Engine) -> list[int]:
 def test_a_run_killed_in_the_middle_leaves_whole_batches_and_the_next_run_finishes_nothing_lost_nothing_twice(
     engine: sa.Engine, database: str, backlog: list[int], tmp_path: Path
 ) -> None:
-    with job_execute(tmp_path, batch_size=BATCH_SIZE) as process:
+    with auto_postpone(tmp_path, batch_size=BATCH_SIZE) as process:
         until(lambda: len(observed.recorded(engine)) >= 2 * BATCH_SIZE)
         process.kill()
         exit_code, _ = ended(process)
@@ -35,7 +36,7 @@ def test_a_run_killed_in_the_middle_leaves_whole_batches_and_the_next_run_finish
     assert exit_code == -signal.SIGKILL
     assert_whole_batches(engine, backlog)
 
-    with job_execute(tmp_path) as process:
+    with auto_postpone(tmp_path) as process:
         exit_code, output = ended(process)
 
     assert exit_code == 0, output
@@ -49,7 +50,7 @@ def test_a_cancelled_run_leaves_whole_batches_and_no_statement_at_work_in_postgr
     """It is cancelled while its second batch waits for a board that somebody holds."""
     first, second = due_cards(engine, BATCH_SIZE), due_cards(engine, BATCH_SIZE)
     board_id = observed.cards(engine)[second[0]]["board_id"]
-    with psycopg.connect(database) as somebody, job_execute(tmp_path, batch_size=BATCH_SIZE) as process:
+    with psycopg.connect(database) as somebody, auto_postpone(tmp_path, batch_size=BATCH_SIZE) as process:
         somebody.execute("SELECT FROM flatearth.boards WHERE id = %s FOR UPDATE", [board_id])
         until(lambda: sessions(database, "wait_event_type = 'Lock'") == 1)
         process.send_signal(sign)
@@ -62,8 +63,8 @@ def test_a_cancelled_run_leaves_whole_batches_and_no_statement_at_work_in_postgr
 
 def test_two_simultaneous_runs_are_harmless(engine: sa.Engine, backlog: list[int], tmp_path: Path) -> None:
     with (
-        job_execute(tmp_path, batch_size=BATCH_SIZE) as one,
-        job_execute(tmp_path, batch_size=BATCH_SIZE) as other,
+        auto_postpone(tmp_path, batch_size=BATCH_SIZE) as one,
+        auto_postpone(tmp_path, batch_size=BATCH_SIZE) as other,
     ):
         both = [ended(one), ended(other)]
 
@@ -82,7 +83,7 @@ def test_postgres_restarted_during_a_run_fails_it_in_one_clear_line_and_the_next
             migrate.migrate(connection)
         engine = db.engine(server.connection_string(), "tests")
         backlog = due_cards(engine, 20_000)
-        with job_execute(tmp_path, batch_size=BATCH_SIZE) as process:
+        with auto_postpone(tmp_path, batch_size=BATCH_SIZE) as process:
             until(lambda: len(observed.recorded(engine)) >= 2 * BATCH_SIZE)
             engine.dispose()
             server.stop()
@@ -94,7 +95,7 @@ def test_postgres_restarted_during_a_run_fails_it_in_one_clear_line_and_the_next
         assert password(server) not in output
         assert_whole_batches(engine, backlog)
 
-        with job_execute(tmp_path) as process:
+        with auto_postpone(tmp_path) as process:
             exit_code, output = ended(process)
 
         assert exit_code == 0, output
@@ -109,7 +110,7 @@ def test_a_database_that_is_not_there_ends_in_one_line_and_exit_code_one(
 ) -> None:
     monkeypatch.setenv("FLATEARTH_DATABASE_URL", "postgresql://me:s3cret@127.0.0.1:1/none")
 
-    with job_execute(tmp_path) as process:
+    with auto_postpone(tmp_path) as process:
         exit_code, output = ended(process)
 
     assert exit_code == 1
@@ -121,7 +122,7 @@ def test_a_database_that_is_not_there_ends_in_one_line_and_exit_code_one(
 def test_a_database_that_is_not_migrated_ends_in_one_line_and_exit_code_one(
     empty_database: str, tmp_path: Path
 ) -> None:
-    with job_execute(tmp_path) as process:
+    with auto_postpone(tmp_path) as process:
         exit_code, output = ended(process)
 
     assert exit_code == 1
@@ -137,7 +138,7 @@ def test_a_database_further_than_the_code_ends_in_one_line_and_exit_code_one_and
     with engine.begin() as connection:
         connection.execute(sa.text("INSERT INTO flatearth.migration_checksums VALUES ('9999_future', 'x')"))
 
-    with job_execute(tmp_path) as process:
+    with auto_postpone(tmp_path) as process:
         exit_code, output = ended(process)
 
     assert exit_code == 1

@@ -11,8 +11,9 @@ from psycopg.conninfo import make_conninfo
 from flatearth_pipelines.definitions import defs
 from flatearth_pipelines.entropy.definitions import SHARDS
 from flatearth_pipelines_tests import factories as make
+from flatearth_pipelines_tests.dagster_runs import metadata_of
 from flatearth_pipelines_tests.entropy import observed
-from flatearth_pipelines_tests.entropy.runs import execute, metadata_of, succeeded
+from flatearth_pipelines_tests.entropy.runs import execute, succeeded
 from flatearth_pipelines_tests.factories import DAY, NOON
 
 AS_OF = NOON.isoformat()

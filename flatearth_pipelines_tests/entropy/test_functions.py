@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy import functions
 from flatearth_pipelines.errors import FlatEarthError, NotFound, NotPermitted, WrongUsage
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.factories import DAY, MICROSECOND, NOON
@@ -54,7 +54,7 @@ def test_the_effective_period_is_the_board_s_then_the_account_s_then_thirty_days
     connection: sa.Connection, office: Office
 ) -> None:
     def effective() -> int:
-        of_the_twin = storage.auto_postpone_period_ms(connection, office.member, office.board)
+        of_the_twin = functions.auto_postpone_period_ms(connection, office.member, office.board)
         named = {"actor_id": office.member, "board_id": office.board}
         assert of_the_twin == connection.execute(sa.text(PERIOD), named).scalar_one()
         return of_the_twin
@@ -71,7 +71,7 @@ def test_a_member_reads_the_period_of_a_private_board_only_with_access(
 ) -> None:
     board_id = make.board(connection, office.account, all_access=False)
     with pytest.raises(NotPermitted), connection.begin_nested():
-        storage.auto_postpone_period_ms(connection, office.member, board_id)
+        functions.auto_postpone_period_ms(connection, office.member, board_id)
 
     connection.execute(
         sa.insert(tables.accesses).values(
@@ -79,9 +79,9 @@ def test_a_member_reads_the_period_of_a_private_board_only_with_access(
         )
     )
 
-    assert storage.auto_postpone_period_ms(connection, office.member, board_id) == 30 * DAY_MS
+    assert functions.auto_postpone_period_ms(connection, office.member, board_id) == 30 * DAY_MS
     for actor_id in (office.owner, office.admin, office.system):
-        assert storage.auto_postpone_period_ms(connection, actor_id, board_id) == 30 * DAY_MS
+        assert functions.auto_postpone_period_ms(connection, actor_id, board_id) == 30 * DAY_MS
 
 
 class Reading(NamedTuple):
@@ -114,7 +114,7 @@ def test_a_reading_that_is_refused_has_its_sqlstate_and_error(
     call = f"SELECT flatearth.{function}(:actor_id, :board_id)"
     assert refused(connection, call, actor_id=actor_id, board_id=board_id) == reading.sqlstate
     with pytest.raises(reading.error) as refusal:
-        getattr(storage, function)(connection, actor_id, board_id)
+        getattr(functions, function)(connection, actor_id, board_id)
     assert "\n" not in str(refusal.value)
 
 
@@ -131,28 +131,28 @@ def test_an_owner_or_admin_sets_changes_and_clears_a_period(
 
     for period_ms in (7 * DAY_MS, 1, LONGEST_MS):
         connection.execute(sa.text(SET), container | {"period_ms": period_ms})
-        assert storage.auto_postpone_period_ms(connection, actor_id, office.board) == period_ms
-        storage.set_auto_postpone_period(connection, actor_id, container_type, container_id, period_ms - 1 or 2)
-        assert storage.auto_postpone_period_ms(connection, actor_id, office.board) == (period_ms - 1 or 2)
+        assert functions.auto_postpone_period_ms(connection, actor_id, office.board) == period_ms
+        functions.set_auto_postpone_period(connection, actor_id, container_type, container_id, period_ms - 1 or 2)
+        assert functions.auto_postpone_period_ms(connection, actor_id, office.board) == (period_ms - 1 or 2)
 
-    storage.set_auto_postpone_period(connection, actor_id, container_type, container_id, None)
+    functions.set_auto_postpone_period(connection, actor_id, container_type, container_id, None)
     assert chosen(connection, office.account) == []
     connection.execute(sa.text(SET), container | {"period_ms": None})
-    assert storage.auto_postpone_period_ms(connection, actor_id, office.board) == 30 * DAY_MS
+    assert functions.auto_postpone_period_ms(connection, actor_id, office.board) == 30 * DAY_MS
 
 
 def test_a_container_has_one_row_however_often_its_period_is_set(connection: sa.Connection, office: Office) -> None:
     for period_ms in (1, 2, 3):
-        storage.set_auto_postpone_period(connection, office.owner, "board", office.board, period_ms)
+        functions.set_auto_postpone_period(connection, office.owner, "board", office.board, period_ms)
 
     assert chosen(connection, office.account) == [("board", office.board, 3)]
 
 
 def test_clearing_the_board_s_period_keeps_the_account_s(connection: sa.Connection, office: Office) -> None:
-    storage.set_auto_postpone_period(connection, office.owner, "account", office.account, 1)
-    storage.set_auto_postpone_period(connection, office.owner, "board", office.board, 2)
+    functions.set_auto_postpone_period(connection, office.owner, "account", office.account, 1)
+    functions.set_auto_postpone_period(connection, office.owner, "board", office.board, 2)
 
-    storage.set_auto_postpone_period(connection, office.owner, "board", office.board, None)
+    functions.set_auto_postpone_period(connection, office.owner, "board", office.board, None)
 
     assert chosen(connection, office.account) == [("account", office.account, 1)]
 
@@ -198,7 +198,7 @@ def test_a_setting_that_is_refused_has_its_sqlstate_and_error_and_changes_nothin
 
     assert refused(connection, SET, **arguments) == setting.sqlstate
     with pytest.raises(setting.error) as refusal, connection.begin_nested():
-        storage.set_auto_postpone_period(connection, *arguments.values())
+        functions.set_auto_postpone_period(connection, *arguments.values())
 
     assert "\n" not in str(refusal.value)
     assert chosen(connection, office.account) == [("board", office.board, 9 * DAY_MS)]
@@ -228,7 +228,7 @@ def test_the_table_itself_refuses_a_period_that_is_not_positive(
 
 def soon_ids(connection: sa.Connection, office: Office) -> list[int]:
     """By the function and by its twin, which agree."""
-    of_the_twin = storage.postponing_soon(connection, office.member, office.board, NOON)
+    of_the_twin = functions.postponing_soon(connection, office.member, office.board, NOON)
     call = sa.text("SELECT id FROM flatearth.postponing_soon(:actor_id, :board_id, :as_of)")
     named = {"actor_id": office.member, "board_id": office.board, "as_of": NOON}
     assert list(connection.execute(call, named).scalars()) == of_the_twin["card_id"].to_list()
@@ -295,7 +295,7 @@ def test_soon_is_judged_by_the_database_s_now_unless_told_otherwise(connection: 
     connection.execute(now, {"id": recent, "idle": 22.5 * DAY})
     connection.execute(now, {"id": old, "idle": 22.5 * DAY + MICROSECOND})
 
-    assert storage.postponing_soon(connection, office.member, office.board)["card_id"].to_list() == [old]
+    assert functions.postponing_soon(connection, office.member, office.board)["card_id"].to_list() == [old]
 
 
 def test_the_function_returns_whole_cards_and_the_twin_its_schema(connection: sa.Connection, office: Office) -> None:
@@ -303,11 +303,11 @@ def test_the_function_returns_whole_cards_and_the_twin_its_schema(connection: sa
     call = sa.text("SELECT * FROM flatearth.postponing_soon(:actor_id, :board_id, :as_of)")
 
     (row,) = connection.execute(call, {"actor_id": office.member, "board_id": office.board, "as_of": NOON}).mappings()
-    twin = storage.postponing_soon(connection, office.member, office.board, NOON)
+    twin = functions.postponing_soon(connection, office.member, office.board, NOON)
 
     assert set(row) == set(tables.cards.c.keys())
     assert twin.rows() == [(card_id, 7, "Old", NOON - 31 * DAY)]
-    assert twin.schema == storage.SOON_CARDS
+    assert twin.schema == functions.SOON_CARDS
 
 
 def chosen(connection: sa.Connection, account_id: int) -> list[tuple[str, int, int]]:

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy import functions
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.entropy import observed
 from flatearth_pipelines_tests.entropy.runs import run
@@ -179,14 +179,14 @@ def test_a_cleared_period_inherits_again(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         account_id = make.account(connection)
         owner, board_id = make.user(connection, account_id, "owner"), make.board(connection, account_id)
-        storage.set_auto_postpone_period(connection, owner, "account", account_id, 86_400_000)
-        storage.set_auto_postpone_period(connection, owner, "board", board_id, 60 * 86_400_000)
+        functions.set_auto_postpone_period(connection, owner, "account", account_id, 86_400_000)
+        functions.set_auto_postpone_period(connection, owner, "board", board_id, 60 * 86_400_000)
         of_the_account = make.card(connection, board_id, idle=2 * DAY)
         make.card(connection, board_id, idle=DAY)
     assert run(engine).due == 0
 
     with engine.begin() as connection:
-        storage.set_auto_postpone_period(connection, owner, "board", board_id, None)
+        functions.set_auto_postpone_period(connection, owner, "board", board_id, None)
 
     run(engine)
     assert observed.postponed(engine) == [of_the_account]
@@ -200,7 +200,7 @@ def test_a_shorter_period_acts_on_cards_that_are_already_old(engine: sa.Engine) 
     assert run(engine).due == 0
 
     with engine.begin() as connection:
-        storage.set_auto_postpone_period(connection, owner, "board", board_id, 86_400_000)
+        functions.set_auto_postpone_period(connection, owner, "board", board_id, 86_400_000)
 
     run(engine)
     assert observed.postponed(engine) == [card_id]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from flatearth_pipelines import database as db
 from flatearth_pipelines.queue.handlers import Context, Handler, NoPayload, Payload, Registry
 
 MINUTE = timedelta(minutes=1)
@@ -32,22 +31,6 @@ REGISTRY = Registry(
         Handler("heavy", NoPayload, _do_nothing, own_run=True),
     ]
 )
-
-
-@pytest.fixture
-def engine(database: str) -> Generator[sa.Engine]:
-    """Sessions that commit."""
-    engine = db.engine(database, "tests")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def other_engine(database: str) -> Generator[sa.Engine]:
-    """Sessions of somebody else on the same database."""
-    engine = db.engine(database, "somebody else")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

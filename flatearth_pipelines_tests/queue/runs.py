@@ -1,11 +1,41 @@
 """Ways to run the queue's Dagster jobs in this process, with the resources that they have in production."""
 
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from flatearth_pipelines.definitions import defs
-from flatearth_pipelines.queue.handlers import Registry
+from flatearth_pipelines.queue.backoff import Fixed
+from flatearth_pipelines.queue.handlers import Context, NoPayload, Refused, Registry
+from flatearth_pipelines_tests.dagster_runs import failure_of, metadata_of
+from flatearth_pipelines_tests.queue import workers
+
+HOUR = timedelta(hours=1)
+
+
+def noop(_context: Context, _payload: NoPayload) -> None:
+    """Nothing."""
+
+
+def refuse(_context: Context, _payload: NoPayload) -> None:
+    """Die at once."""
+    raise Refused("never")
+
+
+def fail(_context: Context, _payload: NoPayload) -> None:
+    """Fail, to be retried."""
+    raise RuntimeError("not now")
+
+
+REGISTRY = Registry(
+    [
+        workers.handler(noop),
+        workers.handler(refuse),
+        workers.handler(fail, backoff=Fixed(HOUR)),
+        workers.handler(noop, name="heavy", own_run=True),
+    ]
+)
 
 
 def execute(
@@ -26,34 +56,14 @@ def succeeded(
     instance: dg.DagsterInstance, job: str = "run_due_jobs", handlers: Registry | None = None, **config: Any
 ) -> dict[str, Any]:
     """The metadata of a run that must succeed."""
-    result = execute(instance, job, handlers, **config)
-    assert result.success
-    return metadata_of(result)
+    return metadata_of(execute(instance, job, handlers, **config))
 
 
 def failed(
     instance: dg.DagsterInstance, job: str = "run_due_jobs", handlers: Registry | None = None, **config: Any
 ) -> str:
     """The reason of a run that must fail at its only step, for good; it is one line."""
-    result = execute(instance, job, handlers, **config)
-    assert not result.success
-    (event,) = (event for event in result.all_events if event.is_step_failure)
-    failure = event.step_failure_data.user_failure_data
-    assert failure is not None, event.step_failure_data.error
-    assert failure.description is not None
-    assert "\n" not in failure.description
-    return failure.description
-
-
-def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (event,) = (event for event in result.all_events if event.is_successful_output)
-    plain: dict[str, Any] = {}
-    for name, value in event.step_output_data.metadata.items():
-        if isinstance(value, dg.TableMetadataValue):
-            plain[name] = [dict(record.data) for record in value.records]
-        else:
-            plain[name] = value.value
-    return plain
+    return failure_of(execute(instance, job, handlers, **config))
 
 
 def log_of(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, level: int = 0) -> list[str]:

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions, storage
 from flatearth_pipelines.queue.alerts import alert_text, summary
 from flatearth_pipelines.queue.storage import Alert
 from flatearth_pipelines_tests.queue.conftest import dead_job, in_background, wait_until_blocked
@@ -109,7 +109,7 @@ def test_nobody_is_told_of_a_dead_job_twice(connection: sa.Connection) -> None:
 def test_a_job_that_dies_again_after_a_retry_is_told_of_again(connection: sa.Connection) -> None:
     job_id = dead_job(connection)
     storage.take_alert(connection, "noop")
-    storage.retry_job(connection, job_id)
+    functions.retry_job(connection, job_id)
     connection.execute(sa.text("DELETE FROM flatearth.live_jobs"))
     dead_job(connection)
     told_ago(connection, HOUR)
@@ -119,7 +119,7 @@ def test_a_job_that_dies_again_after_a_retry_is_told_of_again(connection: sa.Con
 
 def test_a_handler_whose_dead_jobs_were_just_retried_uses_up_no_hour(connection: sa.Connection) -> None:
     """Between being named as one to tell of and being told of."""
-    storage.retry_job(connection, dead_job(connection))
+    functions.retry_job(connection, dead_job(connection))
     assert storage.take_alert(connection, "noop") is None
 
     connection.execute(sa.text("DELETE FROM flatearth.live_jobs"))

@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from flatearth_pipelines.queue.storage import cancel_job, delete_job, pause_jobs, read_job, resume_jobs, retry_job
+from flatearth_pipelines.queue.functions import cancel_job, delete_job, pause_jobs, resume_jobs, retry_job
+from flatearth_pipelines.queue.storage import read_job
 from flatearth_pipelines_tests.factories import DAY, NOON
 from flatearth_pipelines_tests.queue.conftest import UNKNOWN, claim, dead_job, enqueue, fail, finish, open_lease
 

@@ -1,25 +1,25 @@
 """`flatearth jobs`, as its `main` runs it, on a real database."""
 
-import importlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines import cli
+from flatearth_pipelines.queue import functions, storage
 from flatearth_pipelines.queue.handlers import Context, Handler, NoPayload, Refused, Registry
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.conftest import ROOT
+from flatearth_pipelines_tests.console import Flatearth, Ran
 from flatearth_pipelines_tests.queue.conftest import (
     REGISTRY,
     UNKNOWN,
@@ -32,20 +32,6 @@ from flatearth_pipelines_tests.queue.conftest import (
 )
 
 AT = "2030-01-02T03:04:05+00:00"
-
-
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Flatearth = Callable[..., Ran]
 
 
 def greet(_context: Context, payload: Greeting) -> None:
@@ -76,22 +62,10 @@ KNOWN = "there are greet, heavy, interrupt, noop, terminate"
 
 
 @pytest.fixture
-def flatearth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flatearth:
-    """The console script with the handlers of these tests, without a process of its own."""
-
-    def command(*arguments: object, stdin: bytes = b"") -> Ran:
-        cli = importlib.import_module("flatearth_pipelines.cli")
-        monkeypatch.setitem(
-            cli.cli.commands, "jobs", importlib.import_module("flatearth_pipelines.queue.commands").jobs
-        )
-        monkeypatch.setattr(cli, "HANDLERS", HANDLERS)
-        monkeypatch.setattr(sys, "argv", ["flatearth", "jobs", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Ran(int(end.value.code or 0), *capsys.readouterr())
-
-    return command
+def flatearth(main: Flatearth, monkeypatch: pytest.MonkeyPatch) -> Flatearth:
+    """`flatearth jobs` with these arguments, and the handlers of these tests."""
+    monkeypatch.setattr(cli, "HANDLERS", HANDLERS)
+    return partial(main, "jobs")
 
 
 # ----------------------------------------------------------------------------------------------------- enqueue
@@ -325,7 +299,7 @@ def five(engine: sa.Engine) -> dict[str, int]:
     with engine.begin() as connection:
         ids = {"failed": dead_job(connection, error="[/red] it broke"), "succeeded": finished_job(connection)}
         ids["cancelled"] = enqueue(connection)
-        storage.cancel_job(connection, ids["cancelled"])
+        functions.cancel_job(connection, ids["cancelled"])
         ids["running"] = enqueue(connection, "heavy", own_run=True)
         claim(connection, open_lease(connection), own_run=True)
         ids["pending"] = enqueue(connection, "greet", {"name": "Ada"}, job_key="k1", concurrency_key="k2")
@@ -480,7 +454,7 @@ def test_all_failed_jobs_or_those_of_a_handler_wait_again_and_cancelled_ones_do_
         ones = [dead_job(connection), dead_job(connection)]
         other = dead_job(connection, "greet", payload={"name": "Ada"})
         cancelled = enqueue(connection)
-        storage.cancel_job(connection, cancelled)
+        functions.cancel_job(connection, cancelled)
 
     assert flatearth("retry", "--handler", "noop") == Ran(0, "Retried 2 jobs.\n", "")
     assert states(engine) == dict.fromkeys(ones, "pending") | {other: "failed", cancelled: "cancelled"}
@@ -540,7 +514,7 @@ def test_jobs_and_pauses_of_a_handler_that_is_gone_can_still_be_dealt_with(
 ) -> None:
     with engine.begin() as connection:
         dead_job(connection, "gone")
-        storage.pause_jobs(connection, "gone")
+        functions.pause_jobs(connection, "gone")
 
     assert flatearth("retry", "--handler", "gone").out == "Retried 1 jobs.\n"
     assert flatearth("cancel", "--handler", "gone").out == "Cancelled 1 jobs.\n"

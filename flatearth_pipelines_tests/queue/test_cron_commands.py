@@ -1,58 +1,35 @@
 """`flatearth crons`, as its `main` runs it, on a real database."""
 
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 import pytest
 import sqlalchemy as sa
 
-from flatearth_pipelines import tables
+from flatearth_pipelines import cli, tables
 from flatearth_pipelines.queue import cron_storage
 from flatearth_pipelines.queue.cron_commands import crons
 from flatearth_pipelines.queue.crons import next_fire
 from flatearth_pipelines.queue.terminal_context import handlers
 from flatearth_pipelines_tests import factories as make
+from flatearth_pipelines_tests.console import Flatearth, Ran
 from flatearth_pipelines_tests.queue.conftest import REGISTRY, UNKNOWN
 
 COLUMNS = [column.name for column in tables.cron_jobs.columns]
 
 
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Flatearth = Callable[..., Ran]
-
-
 @pytest.fixture
-def flatearth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Flatearth:
-    """The console script with the tests' handlers, without a process of its own."""
-    cli = importlib.import_module("flatearth_pipelines.cli")
+def flatearth(main: Flatearth, monkeypatch: pytest.MonkeyPatch) -> Flatearth:
+    """`flatearth crons` with these arguments, and the handlers of these tests."""
     monkeypatch.setattr(cli, "HANDLERS", REGISTRY)
-    monkeypatch.setitem(cli.cli.commands, "crons", crons)
-
-    def command(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["flatearth", "crons", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Ran(int(end.value.code or 0), *capsys.readouterr())
-
-    return command
+    return partial(main, "crons")
 
 
 @pytest.fixture

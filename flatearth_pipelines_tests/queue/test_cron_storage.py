@@ -14,7 +14,7 @@ from flatearth_pipelines import database as db
 from flatearth_pipelines import tables
 from flatearth_pipelines.errors import LimitReached, NotFound, WrongUsage
 from flatearth_pipelines.queue import cron_storage as crons
-from flatearth_pipelines.queue import leases, storage
+from flatearth_pipelines.queue import functions, leases
 from flatearth_pipelines.queue.crons import WrongPattern, next_fire
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.queue.conftest import MINUTE, REGISTRY, UNKNOWN
@@ -372,7 +372,7 @@ def test_triggering_twice_enqueues_two(connection: sa.Connection) -> None:
 
 def test_triggering_counts_against_the_account_s_limit(connection: sa.Connection) -> None:
     account_id = make.account(connection)
-    storage.set_job_limit(connection, account_id, 0)
+    functions.set_job_limit(connection, account_id, 0)
     create(connection, account_id=account_id)
 
     savepoint = connection.begin_nested()
@@ -434,7 +434,7 @@ def test_the_newest_jobs_of_one_are_read_newest_first(connection: sa.Connection)
     create(connection, "other")
     job_ids = [crons.trigger_cron_job(connection, REGISTRY, "nightly") for _ in range(4)]
     crons.trigger_cron_job(connection, REGISTRY, "other")
-    storage.cancel_job(connection, job_ids[3])
+    functions.cancel_job(connection, job_ids[3])
 
     newest = crons.read_jobs_of(connection, stored(connection)["id"], most=3)
 
@@ -628,7 +628,7 @@ def test_a_row_that_python_cannot_read_does_not_stop_the_others(
 def test_a_run_that_its_account_s_limit_refuses_is_left_out_and_says_why(database: str, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         account_id = make.account(connection)
-        storage.set_job_limit(connection, account_id, 0)
+        functions.set_job_limit(connection, account_id, 0)
     overdue(engine, MINUTE, account_id=account_id, pattern="hourly")
 
     assert tick(database) == 0

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.errors import WrongUsage
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions, storage
 from flatearth_pipelines.queue.storage import read_job
 from flatearth_pipelines_tests.factories import DAY
 from flatearth_pipelines_tests.queue.conftest import (
@@ -87,7 +87,7 @@ def test_the_view_shows_a_job_of_every_state_once_each(connection: sa.Connection
     succeeded, failed, running = finished_job(connection), dead_job(connection), enqueue(connection)
     assert claim(connection, open_lease(connection)) == [running]
     cancelled, pending = enqueue(connection), enqueue(connection, delay=MINUTE)
-    storage.cancel_job(connection, cancelled)
+    functions.cancel_job(connection, cancelled)
     rows = connection.execute(sa.text("SELECT id, state, attempts, last_error FROM flatearth.jobs ORDER BY id"))
     assert [tuple(row) for row in rows] == [
         (succeeded, "succeeded", 1, None),
@@ -150,8 +150,8 @@ def test_a_big_payload_is_dropped_when_its_job_succeeds_and_only_then(
 
     failed = dead_job(connection, payload=payload)
     assert read_job(connection, failed)["payload"] == payload
-    assert read_job(connection, storage.retry_job(connection, failed))["payload"] == payload
-    storage.cancel_job(connection, failed)
+    assert read_job(connection, functions.retry_job(connection, failed))["payload"] == payload
+    functions.cancel_job(connection, failed)
     assert read_job(connection, failed)["payload"] == payload
     stopped, lease_id = enqueue(connection, payload=payload), open_lease(connection)
     claim(connection, lease_id)

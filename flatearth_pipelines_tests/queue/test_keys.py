@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database as db
-from flatearth_pipelines.queue.storage import cancel_job, delete_job, read_job, retry_job
+from flatearth_pipelines.queue.functions import cancel_job, delete_job, retry_job
+from flatearth_pipelines.queue.storage import read_job
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.factories import DAY, NOON
 from flatearth_pipelines_tests.queue.conftest import (

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database as db
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions, storage
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.queue.conftest import MINUTE, enqueue
 
@@ -24,7 +24,7 @@ def account(connection: sa.Connection) -> int:
 
 def limited_account(connection: sa.Connection, per_minute: int) -> int:
     account_id = make.account(connection)
-    storage.set_job_limit(connection, account_id, per_minute)
+    functions.set_job_limit(connection, account_id, per_minute)
     wait_for_the_next_minute_if_it_is_near(connection)
     return account_id
 
@@ -81,7 +81,7 @@ def test_without_a_limit_or_an_account_nobody_counts(connection: sa.Connection, 
         enqueue(connection, account_id=other)
     for _ in range(3):
         enqueue(connection, account_id=account)
-    storage.set_job_limit(connection, account, None)
+    functions.set_job_limit(connection, account, None)
     enqueue(connection, account_id=account)
 
 
@@ -89,9 +89,9 @@ def test_a_limit_that_is_raised_or_lowered_counts_what_was_enqueued_before(
     connection: sa.Connection, account: int
 ) -> None:
     refusal(connection, account, jobs=4)
-    storage.set_job_limit(connection, account, 4)
+    functions.set_job_limit(connection, account, 4)
     enqueue(connection, account_id=account)
-    storage.set_job_limit(connection, account, 2)
+    functions.set_job_limit(connection, account, 2)
     refusal(connection, account)
     assert jobs_of(connection, account) == 4
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.errors import FlatEarthError, NotFound, WrongUsage
-from flatearth_pipelines.queue import storage
+from flatearth_pipelines.queue import functions, storage
 from flatearth_pipelines.queue.storage import read_job
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.queue.conftest import (
@@ -36,7 +36,7 @@ def running_job(connection: sa.Connection, **options: Any) -> int:
 
 def cancelled_job(connection: sa.Connection, **options: Any) -> int:
     job_id = enqueue(connection, **options)
-    assert storage.cancel_job(connection, job_id)
+    assert functions.cancel_job(connection, job_id)
     return job_id
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_done_to_a_job_is_refused_in_one_line_that_names_it(
     assert isinstance(refused.value.orig, psycopg.Error)
     assert refused.value.orig.sqlstate == refusal.sqlstate
     with pytest.raises(refusal.error, match=f"job {job_id}") as said, connection.begin_nested():
-        getattr(storage, refusal.function)(connection, job_id)
+        getattr(functions, refusal.function)(connection, job_id)
     assert "\n" not in str(said.value)
     if refusal.state != "unknown":
         assert read_job(connection, job_id)["state"] == refusal.state
@@ -170,7 +170,7 @@ def test_a_job_between_two_attempts_is_cancelled_at_once(connection: sa.Connecti
     job_id, lease_id = enqueue(connection), open_lease(connection)
     claim(connection, lease_id)
     fail(connection, lease_id, [job_id], retry_in=timedelta(0))
-    storage.cancel_job(connection, job_id)
+    functions.cancel_job(connection, job_id)
     assert read_job(connection, job_id).items() >= {"state": "cancelled", "attempts": 1}.items()
     assert claim(connection, lease_id) == []
 
@@ -178,7 +178,7 @@ def test_a_job_between_two_attempts_is_cancelled_at_once(connection: sa.Connecti
 @pytest.mark.parametrize("reason", ["a\0b", "\ud800"])
 def test_a_reason_that_postgres_cannot_store_is_stored_as_far_as_it_can(connection: sa.Connection, reason: str) -> None:
     job_id = enqueue(connection)
-    assert storage.cancel_job(connection, job_id, reason)
+    assert functions.cancel_job(connection, job_id, reason)
     assert read_job(connection, job_id)["last_error"] in {"a\N{REPLACEMENT CHARACTER}b", "?"}
 
 
@@ -205,7 +205,7 @@ def test_a_retried_job_is_due_now_under_its_id_with_its_attempts_counted_anew(
 
 def test_a_retried_job_of_an_own_run_still_asks_for_one(connection: sa.Connection) -> None:
     job_id = dead_job(connection, own_run=True)
-    storage.retry_job(connection, job_id)
+    functions.retry_job(connection, job_id)
     lease_id = open_lease(connection)
     assert claim(connection, lease_id) == []
     assert claim(connection, lease_id, own_run=True) == [job_id]
@@ -216,7 +216,7 @@ def test_a_retried_job_that_had_killed_its_workers_has_a_clean_slate(connection:
     for retry_in in (timedelta(0), None):
         assert claim(connection, lease_id) == [job_id]
         fail(connection, lease_id, [job_id], retry_in=retry_in, lost=True)
-    storage.retry_job(connection, job_id)
+    functions.retry_job(connection, job_id)
     others = [enqueue(connection), enqueue(connection)]
     assert claim(connection, lease_id) == [job_id, *others]
 
@@ -227,8 +227,8 @@ def test_of_two_who_retry_a_job_at_once_one_is_refused_and_it_waits_once(
     with engine.connect() as one:
         job_id = dead_job(one)
         one.commit()
-        assert storage.retry_job(one, job_id) == job_id
-        other = in_background(other_engine, lambda connection: storage.retry_job(connection, job_id))
+        assert functions.retry_job(one, job_id) == job_id
+        other = in_background(other_engine, lambda connection: functions.retry_job(connection, job_id))
         wait_until_blocked(engine)
         one.commit()
         with pytest.raises(WrongUsage, match=f"job {job_id} is being retried by somebody else"):
@@ -246,7 +246,7 @@ def test_a_deleted_job_is_gone_with_its_history(connection: sa.Connection, state
     call(connection, "delete_job", job_id)
     assert [job["id"] for job in storage.read_jobs(connection)] == [kept]
     with pytest.raises(NotFound), connection.begin_nested():
-        storage.delete_job(connection, job_id)
+        functions.delete_job(connection, job_id)
 
 
 # ----------------------------------------------------------------------------------------------------- pause and resume
@@ -279,21 +279,21 @@ def test_of_the_paused_queue_nothing_is_claimed_until_it_is_resumed(connection: 
 def test_a_handler_paused_beside_the_queue_stays_paused_when_the_queue_is_resumed(connection: sa.Connection) -> None:
     paused, other = enqueue(connection, "noop"), enqueue(connection, "greet")
     for handler in ("noop", "*"):
-        storage.pause_jobs(connection, handler)
+        functions.pause_jobs(connection, handler)
     lease_id = open_lease(connection)
     assert claim(connection, lease_id) == []
-    storage.resume_jobs(connection)
+    functions.resume_jobs(connection)
     assert claim(connection, lease_id) == [other]
-    storage.resume_jobs(connection, "noop")
+    functions.resume_jobs(connection, "noop")
     assert claim(connection, lease_id) == [paused]
 
 
 def test_pausing_and_resuming_say_whether_they_changed_anything(connection: sa.Connection) -> None:
     for handler in ("noop", "*"):
-        assert storage.resume_jobs(connection, handler) is False
-        assert storage.pause_jobs(connection, handler) is True
-        assert storage.pause_jobs(connection, handler) is False
-        assert storage.resume_jobs(connection, handler) is True
+        assert functions.resume_jobs(connection, handler) is False
+        assert functions.pause_jobs(connection, handler) is True
+        assert functions.pause_jobs(connection, handler) is False
+        assert functions.resume_jobs(connection, handler) is True
 
 
 @pytest.mark.parametrize("handler", ["", None])
@@ -306,20 +306,20 @@ def test_a_pause_of_nothing_is_refused_with_22023(connection: sa.Connection, han
 def test_what_runs_goes_on_and_ends_while_its_handler_is_paused(connection: sa.Connection) -> None:
     job_id, lease_id = enqueue(connection), open_lease(connection)
     claim(connection, lease_id)
-    storage.pause_jobs(connection, "noop")
-    storage.pause_jobs(connection)
+    functions.pause_jobs(connection, "noop")
+    functions.pause_jobs(connection)
     assert stop_requests(connection) == []
     assert finish(connection, lease_id, [job_id]) == 1
 
 
 def test_a_job_of_a_paused_handler_can_be_cancelled_replaced_and_deleted(connection: sa.Connection) -> None:
-    storage.pause_jobs(connection, "noop")
+    functions.pause_jobs(connection, "noop")
     ids = [enqueue(connection, job_key=f"k{n}") for n in range(3)]
     assert claim(connection, open_lease(connection)) == []
-    assert storage.cancel_job(connection, ids[0])
-    storage.delete_job(connection, ids[1])
+    assert functions.cancel_job(connection, ids[0])
+    functions.delete_job(connection, ids[1])
     assert enqueue(connection, payload={"n": 1}, job_key="k2", on_conflict="replace") == ids[2]
-    storage.resume_jobs(connection, "noop")
+    functions.resume_jobs(connection, "noop")
     assert claim(connection, open_lease(connection)) == ids[2:]
 
 
@@ -327,12 +327,12 @@ def test_who_resumes_a_handler_waits_for_a_claim_that_knows_of_the_pause_and_wak
     engine: sa.Engine, other_engine: sa.Engine
 ) -> None:
     with engine.connect() as drain:
-        storage.pause_jobs(drain, "noop")
+        functions.pause_jobs(drain, "noop")
         job_id = enqueue(drain)
         lease_id = open_lease(drain)
         drain.commit()
         assert claim(drain, lease_id) == []
-        resumed = in_background(other_engine, lambda operator: storage.resume_jobs(operator, "noop"))
+        resumed = in_background(other_engine, lambda operator: functions.resume_jobs(operator, "noop"))
         wait_until_blocked(engine)
         drain.commit()
         assert resumed.result(20)
@@ -369,7 +369,7 @@ def test_batches_and_own_runs_are_due_each_for_themselves(connection: sa.Connect
 
 
 def test_what_is_parked_is_not_due(connection: sa.Connection) -> None:
-    storage.pause_jobs(connection, "noop")
+    functions.pause_jobs(connection, "noop")
     enqueue(connection)
     claim(connection, open_lease(connection))
     assert due(connection) is None
@@ -378,11 +378,11 @@ def test_what_is_parked_is_not_due(connection: sa.Connection) -> None:
 def test_no_job_is_due_while_the_whole_queue_is_paused(connection: sa.Connection) -> None:
     enqueue(connection)
     enqueue(connection, own_run=True)
-    storage.pause_jobs(connection)
+    functions.pause_jobs(connection)
     assert due(connection) is None
     assert due(connection, own_run=True) is None
     assert storage.is_due(connection) == (False, False)
-    storage.resume_jobs(connection)
+    functions.resume_jobs(connection)
     assert storage.is_due(connection) == (True, True)
 
 
@@ -430,11 +430,11 @@ def test_a_sweep_leaves_a_job_parked_while_its_concurrency_key_is_taken(connecti
     assert parked(connection, second) == "key"
 
 
-@pytest.mark.parametrize("gone", [storage.cancel_job, storage.delete_job])
+@pytest.mark.parametrize("gone", [functions.cancel_job, functions.delete_job])
 def test_a_job_behind_one_of_its_concurrency_key_that_is_cancelled_or_deleted_is_woken_by_the_sweep(
     connection: sa.Connection, gone: Callable[[sa.Connection, int], object]
 ) -> None:
-    storage.pause_jobs(connection, "noop")
+    functions.pause_jobs(connection, "noop")
     first, second = (enqueue(connection, handler, concurrency_key="c") for handler in ("noop", "greet"))
     lease_id = open_lease(connection)
     assert claim(connection, lease_id) == []
@@ -470,7 +470,7 @@ def test_a_running_job_told_to_stop_that_waits_again_by_now_is_cancelled_by_the_
 ) -> None:
     job_id, lease_id = enqueue(connection), open_lease(connection)
     claim(connection, lease_id)
-    storage.cancel_job(connection, job_id, "enough")
+    functions.cancel_job(connection, job_id, "enough")
     sweep(connection)
     assert stop_requests(connection) == [(job_id, "enough")]
     fail(connection, lease_id, [job_id], retry_in=timedelta(0))
@@ -486,7 +486,7 @@ def test_a_sweep_forgets_what_was_said_to_and_by_jobs_that_have_ended_and_of_no_
     ended, running = running_job(connection), running_job(connection)
     progress = "INSERT INTO flatearth.job_progress (job_id, percent) VALUES (:id, 50)"
     for job_id in (ended, running):
-        storage.cancel_job(connection, job_id)
+        functions.cancel_job(connection, job_id)
         connection.execute(sa.text(progress), {"id": job_id})
     query = "SELECT lease_id FROM flatearth.live_jobs WHERE id = :id"
     lease_id = connection.execute(sa.text(query), {"id": ended}).scalar_one()

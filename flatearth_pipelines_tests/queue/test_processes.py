@@ -1,13 +1,12 @@
 """The queue in whole processes: `dagster job execute` in a shell, a signal to it, and Dagster's own daemon."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,9 @@ import sqlalchemy as sa
 from flatearth_pipelines import tables
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.conftest import ROOT
-from flatearth_pipelines_tests.entropy.processes import ended, until
 from flatearth_pipelines_tests.factories import DAY
+from flatearth_pipelines_tests.processes import PROGRAMS, ended, job_execute, until
 from flatearth_pipelines_tests.queue.workers import add, job, scalar, states
-
-PROGRAMS = Path(sys.executable).parent
 
 
 def test_a_drain_in_a_shell_of_its_own_runs_what_is_due_and_says_so(engine: sa.Engine, tmp_path: Path) -> None:
@@ -152,27 +149,9 @@ def assert_says(output: str, words: str) -> None:
     assert any(words in line for line in output.splitlines()), output
 
 
-@contextlib.contextmanager
-def run_due_jobs(tmp_path: Path, **config: Any) -> Generator[subprocess.Popen[str]]:
-    """The running process; killed at the end if it still runs."""
-    file = tmp_path / f"config{len(list(tmp_path.iterdir()))}.yaml"
-    file.write_text(json.dumps({"ops": {"drain_due_jobs": {"config": config}}}))  # which is YAML too
-    arguments = ["-m", "flatearth_pipelines.definitions", "-j", "run_due_jobs", "-c", str(file)]
-    process = subprocess.Popen(
-        [PROGRAMS / "dagster", "job", "execute", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PWD": str(ROOT), "PYTHONWARNINGS": "ignore"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def run_due_jobs(tmp_path: Path, **config: Any) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The running process."""
+    return job_execute(tmp_path, "run_due_jobs", "drain_due_jobs", config)
 
 
 @contextlib.contextmanager

@@ -24,8 +24,9 @@ from flatearth_pipelines.errors import LeaseLost
 from flatearth_pipelines.queue import leases
 from flatearth_pipelines.queue.backoff import Fixed
 from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.functions import cancel_job
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Handler, NoPayload, Payload, Registry, Retry
-from flatearth_pipelines.queue.storage import cancel_job, finish_job, read_job
+from flatearth_pipelines.queue.storage import finish_job, read_job
 from flatearth_pipelines_tests.conftest import ROOT
 from flatearth_pipelines_tests.queue.conftest import (
     MINUTE,

@@ -4,7 +4,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from flatearth_pipelines import database as db
-from flatearth_pipelines.queue import leases, storage
+from flatearth_pipelines.queue import functions, leases
 from flatearth_pipelines.queue.handlers import Context, Handler, NoPayload, Registry
 from flatearth_pipelines.queue.ledger import Ledger, Report
 
@@ -19,7 +19,7 @@ HANDLERS = Registry([Handler("noop", NoPayload, _noop)])
 def test_a_job_that_ends_while_others_are_being_recorded_is_recorded_next(database: str) -> None:
     engine = db.engine(database, "test")
     with engine.begin() as connection:
-        storage.enqueue_jobs(connection, HANDLERS, [{"handler": "noop"}] * 2)
+        functions.enqueue_jobs(connection, HANDLERS, [{"handler": "noop"}] * 2)
 
     async def work() -> Ledger:
         connection = await db.connect_async(database, "drain")
