@@ -33,7 +33,7 @@ down: setup ## Stop what runs in the background.
 	@$(BIN)/flatearth down
 
 test: setup ## Run the whole suite on a Postgres of its own.
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-dev ## Format, lint, types, layers, SQL.
 	$(BIN)/ruff format --check .

@@ -4,82 +4,18 @@ Everything runs on an embedded Postgres of its own. A whole run takes about half
 gives back; `--cards 50000` tries everything out in a few minutes, with ratios that mean little.
 """
 
-import argparse
-import contextlib
-import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import Generator
-from pathlib import Path
-from typing import NoReturn
-
-from benchmarks.data import WrongResult
+from benchmarks.command import Suite, run
 from benchmarks.figures import FIGURES, Bench
-from benchmarks.report import print_table
-from benchmarks.servers import running, say, surroundings
-from flatearth_pipelines.errors import FlatEarthError
-
-FULL_SIZE = 1_000_000
-"""Cards at which the gates are meant."""
-
-
-def main() -> int:
-    """Run the figures that were asked for, print the table, and return 1 if a gate is missed at full size."""
-    options = _options()
-    signal.signal(signal.SIGTERM, _interrupt)
-    with _home(options.home, keep=options.keep) as home, running(home) as lab:
-        bench = Bench(lab, options.cards, options.rounds)
-        rows = []
-        for name in options.only:
-            say(f"{name}: {(FIGURES[name].__doc__ or '').strip()}")
-            rows += FIGURES[name](bench)
-        heading = f"{surroundings(lab)}\nMedians of {options.rounds} or more rounds, with the least and the most."
-        print_table(rows, heading, markdown=options.markdown)
-    return int(options.cards == FULL_SIZE and any(row.passed is False for row in rows))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.entropy", description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("--cards", type=_positive, default=FULL_SIZE, help="of the ordinary data sets (%(default)s)")
-    parser.add_argument("--rounds", type=_positive, default=3, help="of each comparison, at least (%(default)s)")
-    parser.add_argument(
-        "--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME", help="some figures"
-    )
-    parser.add_argument("--home", type=Path, help="keep server and data sets there, and use what is there")
-    parser.add_argument("--keep", action="store_true", help="leave the data sets for a later --home")
-    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
-    return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("it takes a number from 1 on")
-    return number
-
-
-@contextlib.contextmanager
-def _home(chosen: Path | None, *, keep: bool) -> Generator[Path]:
-    """The directory that was chosen, or a temporary one that goes at the end."""
-    home = chosen.absolute() if chosen else Path(tempfile.mkdtemp(prefix="flatearth-bench-"))
-    try:
-        yield home
-    finally:
-        if chosen or keep:
-            say(f"The data sets are in {home}")
-        else:
-            shutil.rmtree(home)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (FlatEarthError, WrongResult) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    run(
+        Suite(
+            module="benchmarks.entropy",
+            about=__doc__ or "",
+            unit="cards",
+            size=1_000_000,
+            fewest=1,
+            figures=FIGURES,
+            bench=lambda lab, _home, cards, rounds: Bench(lab, cards, rounds),
+        )
+    )

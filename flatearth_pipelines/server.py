@@ -205,10 +205,20 @@ def _running(settings: Settings) -> dict[str, Any] | None:
     for pid in record["children"]:
         command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
         if "dagster-" in command.stdout:  # and not another program that got the same id since
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGTERM)
+            _end_group(pid)
     _record(settings).unlink(missing_ok=True)
     return None
+
+
+def _end_group(pid: int) -> None:
+    """End the processes of somebody who is gone, all that do not end when they are asked to."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < deadline:
+            os.killpg(pid, 0)
+            time.sleep(0.1)
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _refuse_taken(port: int) -> None:

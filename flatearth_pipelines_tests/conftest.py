@@ -8,36 +8,56 @@ The server is an embedded one of the test session's own, or the one of FLATEARTH
 create databases.
 """
 
+import contextlib
 import io
 import os
 import sys
-import uuid
 from collections.abc import Generator
 from pathlib import Path
 
 import dagster as dg
-import psycopg
 import pytest
 import sqlalchemy as sa
-from psycopg import sql
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 from flatearth_pipelines import cli, migrate
 from flatearth_pipelines import database as db
 from flatearth_pipelines.embedded import EmbeddedServer
 from flatearth_pipelines.settings import Settings
+from flatearth_pipelines_tests import databases
 from flatearth_pipelines_tests.console import Flatearth, Ran
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("flatearth", deadline=None)  # a machine may stall
+settings.load_profile("flatearth")
+
+
+_LONGEST = (
+    "test_ui",
+    "test_server",
+    "test_ui_queue",
+    "test_processes",
+    "test_crashes",
+    "test_definitions",
+    "test_drain",
+)
+"""Files that take longest: first, so that at the end no process waits long for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """The libpq connection string of a server where databases may be created."""
     if url := os.environ.get("FLATEARTH_TEST_DATABASE_URL"):
-        settings = Settings.from_environment({"FLATEARTH_DATABASE_URL": url})
-        assert settings.database is not None
-        yield settings.database
+        given = Settings.from_environment({"FLATEARTH_DATABASE_URL": url}).database
+        assert given is not None
+        yield given
         return
     embedded = EmbeddedServer(tmp_path_factory.mktemp("server"))
     embedded.start()
@@ -61,11 +81,19 @@ def empty_database(server: str, monkeypatch: pytest.MonkeyPatch) -> Generator[st
         yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
 
 
+@pytest.fixture(scope="session")
+def _databases(server: str, template: str) -> Generator[databases.Databases]:
+    pool = databases.Databases(server, template)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def database(server: str, template: str, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
-    """The connection string of a migrated database of the test's own, which is also the environment's."""
-    with _new_database(server, template) as name:
-        yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
+def database(server: str, _databases: databases.Databases, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
+    """The connection string of a migrated, empty database of the test's own, which is also the environment's."""
+    name = _databases.take()
+    yield _in_environment(monkeypatch, make_conninfo(server, dbname=name))
+    _databases.give_back(name)
 
 
 @pytest.fixture
@@ -121,26 +149,13 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return command
 
 
-class _new_database:  # noqa: N801 - used as a function
-    """Create a database, copied from `template` where there is one, and drop it at the end."""
-
-    def __init__(self, server: str, template: str = "template1") -> None:
-        self._server = server
-        self._template = template
-        self._name = f"flatearth_test_{uuid.uuid4().hex[:12]}"
-
-    def __enter__(self) -> str:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(
-                sql.SQL("create database {} template {} strategy wal_log").format(
-                    sql.Identifier(self._name), sql.Identifier(self._template)
-                )
-            )
-        return self._name
-
-    def __exit__(self, *_: object) -> None:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self._name)))
+@contextlib.contextmanager
+def _new_database(server: str, template: str = "template1") -> Generator[str]:
+    name = databases.create(server, template)
+    try:
+        yield name
+    finally:
+        databases.drop(server, name)
 
 
 def _in_environment(monkeypatch: pytest.MonkeyPatch, conninfo: str) -> str:

@@ -159,7 +159,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 AT = st.datetimes(timezones=st.just(UTC))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     st.lists(
         st.tuples(
@@ -207,7 +207,7 @@ def test_packed_columns_keep_their_order_and_parameters_are_bound(connection: sa
     assert frame.rows() == [(3, 30), (2, 20), (1, 10)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(st.integers(LEAST, LARGEST) | st.sampled_from([LEAST, -1, 0, LARGEST]), min_size=1))
 def test_packed_integers_come_back(connection: sa.Connection, integers: list[int]) -> None:
     query = """
@@ -218,7 +218,7 @@ def test_packed_integers_come_back(connection: sa.Connection, integers: list[int
     assert read_packed(connection, query, {"array": array}, pl.Schema({"x": pl.Int64()}))["x"].to_list() == integers
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(AT, min_size=1))
 def test_packed_instants_come_back_to_the_microsecond(connection: sa.Connection, instants: list[datetime]) -> None:
     assert _packed_instants(connection, instants) == instants

@@ -231,7 +231,7 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
     pool = database.engine(conninfo, "flatearth run_due_jobs_when_due")
     seen = "Nothing is due"
     try:
-        while time.monotonic() < until:
+        while True:
             with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 light, heavy = storage.is_due(connection)
                 drained = storage.is_being_drained(connection)
@@ -245,6 +245,8 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
                 return
             if light:
                 seen = "A run is at work on what is due" if drained else "A run is on its way"
+            if time.monotonic() >= until:
+                break
             time.sleep(_LOOK_SECONDS)
     finally:
         pool.dispose()

@@ -64,7 +64,7 @@ WORKSPACES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(WORKSPACES, min_size=1, max_size=3), batch_size=st.integers(1, 5), shards=st.integers(1, 3))
 def test_the_job_equals_a_row_by_row_reading_of_the_rule(
     engine: sa.Engine, drawn: list[Workspace], batch_size: int, shards: int

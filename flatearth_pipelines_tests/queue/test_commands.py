@@ -185,7 +185,7 @@ WRONG = {
     "window without key": (2, ("noop", "--window", "60"), "a job_key beside it"),
     "window of nothing": (2, ("noop", "--key", "k", "--window", "0"), "a positive number"),
     "empty key": (2, ("noop", "--key", ""), "take 1 to 500 characters"),
-    "unknown account": (1, ("noop", "--account", str(UNKNOWN)), f"There is no account {UNKNOWN}"),
+    "unknown account": (1, ("noop", "--account", str(UNKNOWN)), f"there is no account {UNKNOWN}"),
 }
 
 

@@ -465,7 +465,7 @@ def test_a_year_far_ahead_has_its_runs() -> None:
 # ------------------------------------------------------------------------------------------------- properties
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(zone=zones, year=st.integers(2026, 2499), at=st.times())
 @example(zone="Europe/Berlin", year=2026, at=time(2, 30))
 @example(zone="America/New_York", year=2026, at=time(1, 30))
@@ -516,7 +516,7 @@ around_changes = st.sampled_from(
 near_changes = st.builds(operator.add, around_changes, st.timedeltas(-2 * HOUR, 2 * HOUR))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     pattern=patterns,
     zone=st.one_of(st.sampled_from(["Europe/Berlin", "Europe/London", "Australia/Lord_Howe"]), zones),
@@ -536,7 +536,7 @@ def test_the_next_run_is_strictly_ahead_and_nothing_is_left_out_before_it(
     assert next_fire(pattern, zone, between, anchor=after) == fire
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     pattern=st.one_of(st.text(), st.text("0123456789*/-,#LW evrymin", max_size=30)), zone=st.one_of(st.text(), zones)
 )

@@ -3,6 +3,7 @@
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -24,7 +25,7 @@ from flatearth_pipelines.queue.backoff import (
 from flatearth_pipelines.queue.storage import read_job
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.factories import DAY, NOON
-from flatearth_pipelines_tests.queue.conftest import MINUTE, claim, enqueue, open_lease
+from flatearth_pipelines_tests.queue.conftest import MINUTE, UNKNOWN, claim, enqueue, open_lease
 
 YEAR = 365 * DAY
 A_YEAR_OF_SECONDS = 31_536_000
@@ -205,6 +206,17 @@ def test_a_bad_value_is_refused_with_22023_and_said_in_one_line(
     # Before Postgres 17 an interval has no infinity.
     assert error.sqlstate == "22023" or (error.sqlstate == "22007" and "'infinity'" in options.values())
     assert "\n" not in str(error.diag.message_primary)
+    assert count_live(connection) == 0
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_an_unknown_account_is_refused_with_p0002_and_named(connection: sa.Connection, *, bulk: bool) -> None:
+    known = {"handler": "noop"}
+    ask = partial(enqueue_bulk, jobs=[known, known | {"account_id": UNKNOWN}])
+    with pytest.raises(DBAPIError) as refused, connection.begin_nested():
+        (ask if bulk else partial(enqueue, account_id=UNKNOWN))(connection)
+    error = postgres_error(refused.value)
+    assert (error.sqlstate, error.diag.message_primary) == ("P0002", f"there is no account {UNKNOWN}")
     assert count_live(connection) == 0
 
 

@@ -92,7 +92,7 @@ def test_whatever_its_depth_postgres_takes_what_is_kept(connection: sa.Connectio
     assert list(stored(connection, kept)) in (["value"], ["not_kept"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     st.dictionaries(
         ANY_TEXT,

@@ -22,7 +22,7 @@ def counted(cards: int, seed: int = 1) -> Counter[str]:
     return counts
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     cards=st.integers(1, 3_000),
     seed=st.integers(),

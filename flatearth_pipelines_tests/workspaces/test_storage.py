@@ -124,7 +124,7 @@ def test_now_is_the_beginning_of_the_transaction_in_utc(connection: sa.Connectio
     assert now > datetime(2025, 1, 1, tzinfo=UTC)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(export=exports())
 def test_whatever_trello_exports_the_database_takes(connection: sa.Connection, export: Export) -> None:
     try:

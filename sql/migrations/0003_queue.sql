@@ -424,8 +424,8 @@ begin
 end
 $$;
 
--- Refuses an account that would exceed its limit in the current minute, by the database's clock. Locks the account's
--- limit until the transaction ends: those who enqueue for one account with a limit do so one after the other.
+-- Refuses an unknown account, and one that would exceed its limit in the current minute, by the database's clock. Locks
+-- the account's limit until the transaction ends: those who enqueue for one account with a limit take turns.
 create function flatearth.count_against_job_limit(account_id bigint, jobs integer) returns void
 language plpgsql
 as $$
@@ -439,6 +439,11 @@ begin
         current_minute = greatest(l.current_minute, this_minute)
     where l.account_id = count_against_job_limit.account_id
     returning * into job_limit;
+    if not found and not exists (
+        select from flatearth.accounts as a where a.id = count_against_job_limit.account_id
+    ) then
+        raise exception 'there is no account %', count_against_job_limit.account_id using errcode = 'P0002';
+    end if;
     if job_limit.used > job_limit.per_minute then
         raise exception 'account % may enqueue % jobs a minute', job_limit.account_id, job_limit.per_minute
         using errcode = '53400', hint = 'Try again in the next minute, or raise the limit in flatearth.job_limits.';
@@ -652,6 +657,7 @@ as $$
 #variable_conflict use_column
 declare
     job record;
+    unknown text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' or jsonb_array_length(jobs) not between 1 and 1000 then
         raise exception 'jobs is not a JSON array of 1 to 1,000 objects' using errcode = '22023';
@@ -722,29 +728,34 @@ begin
         group by j.account_id
         order by j.account_id;
     end if;
-    return query
-    insert into flatearth.live_jobs (
-        account_id, run_at, priority, timeout_ms, max_attempts, own_run, handler, concurrency_key, backoff, payload
-    )
-    select
-        j.account_id,
-        coalesce(case when j.run_at is not null then greatest(j.run_at, 'epoch') end, now() + j.delay, now()),
-        coalesce(j.priority, 0),
-        extract(epoch from j.timeout) * 1000,
-        j.max_attempts,
-        coalesce(j.own_run, false),
-        j.handler,
-        j.concurrency_key,
-        j.backoff,
-        coalesce(j.payload, '{}')
-    from rows from (
-        jsonb_to_recordset(jobs) as (
-            handler text, payload jsonb, run_at timestamptz, delay interval, priority integer, concurrency_key text,
-            max_attempts integer, backoff jsonb, timeout interval, account_id bigint, own_run boolean
+    begin
+        return query
+        insert into flatearth.live_jobs (
+            account_id, run_at, priority, timeout_ms, max_attempts, own_run, handler, concurrency_key, backoff, payload
         )
-    ) with ordinality as j
-    order by j.ordinality
-    returning id;
+        select
+            j.account_id,
+            coalesce(case when j.run_at is not null then greatest(j.run_at, 'epoch') end, now() + j.delay, now()),
+            coalesce(j.priority, 0),
+            extract(epoch from j.timeout) * 1000,
+            j.max_attempts,
+            coalesce(j.own_run, false),
+            j.handler,
+            j.concurrency_key,
+            j.backoff,
+            coalesce(j.payload, '{}')
+        from rows from (
+            jsonb_to_recordset(jobs) as (
+                handler text, payload jsonb, run_at timestamptz, delay interval, priority integer, concurrency_key text,
+                max_attempts integer, backoff jsonb, timeout interval, account_id bigint, own_run boolean
+            )
+        ) with ordinality as j
+        order by j.ordinality
+        returning id;
+    exception when foreign_key_violation then
+        get stacked diagnostics unknown = pg_exception_detail;
+        raise exception 'there is no account %', substring(unknown from '=\((\d+)\)') using errcode = 'P0002';
+    end;
     perform flatearth.ring_for_jobs();
 end
 $$;
