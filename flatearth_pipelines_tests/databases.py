@@ -24,6 +24,12 @@ from (
     union all
     select 'schema ' || oid || ' ' || xmin from pg_namespace
     union all
+    select 'migration ' || m::text from flatearth._yoyo_migration as m
+    union all
+    select 'version ' || v::text from flatearth._yoyo_version as v
+    union all
+    select 'checksum ' || c::text from flatearth.migration_checksums as c
+    union all
     select 'setting ' || setdatabase || ' ' || setrole || ' ' || setconfig::text from pg_db_role_setting
 ) as objects (object)
 """

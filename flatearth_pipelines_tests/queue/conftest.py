@@ -133,7 +133,7 @@ def wait_until_blocked(engine: sa.Engine) -> None:
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'somebody else' AND wait_event_type = 'Lock'"
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with engine.connect() as observer:
             if observer.execute(sa.text(query)).scalar_one():

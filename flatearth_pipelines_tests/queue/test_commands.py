@@ -256,7 +256,7 @@ def test_a_line_that_is_refused_is_named_and_keeps_all_the_others_out(
         b"\xff\xfe": (2, "Line 1003 is not JSON: "),
         b"[]": (2, "Line 1003 is not a JSON object"),
         b'{"handler": "nobody"}': (1, f"Line 1003: There is no handler 'nobody': {KNOWN}"),
-        b'{"payload": {}}': (1, "Line 1003: There is no handler"),
+        b'{"payload": {}}': (2, "Line 1003: A job has no handler"),
         b'{"handler": "greet"}': (2, "Line 1003: The payload of greet is not valid: name: Field required"),
         b'{"handler": "noop", "payload": []}': (2, "Line 1003: The payload of noop is not valid: "),
         b'{"handler": "noop", "max_attempts": 0}': (2, "Line 1003: max_attempts is 0: it takes 1 to 25"),

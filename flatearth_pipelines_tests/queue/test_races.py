@@ -41,7 +41,7 @@ from flatearth_pipelines_tests.queue.conftest import (
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class At(Payload):

@@ -31,7 +31,7 @@ from flatearth_pipelines.queue.ledger import Report
 from flatearth_pipelines_tests.conftest import ROOT
 from flatearth_pipelines_tests.queue.conftest import enqueue
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 """Seconds after which a test does not wait any longer for what it expects."""
 
 AT_ONCE = Fixed(timedelta(0))
