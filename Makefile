@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check bench lock clean
+.PHONY: help setup demo up down inbox test check bench lock clean
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,14 @@ demo: setup ## Load a demo workspace, postpone its stale cards through Dagster, 
 up: setup ## Run embedded Postgres, the UI and the daemon until Ctrl-C.
 	@$(BIN)/flatearth up
 
+inbox: setup .venv/installed-inbox ## Look at the emails of development in the browser; `make up` sends them there from then on.
+	@$(BIN)/flatearth inbox
+
+.venv/installed-inbox: .venv/installed requirements-inbox.lock
+	@echo "Installing the pinned development inbox into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-inbox.lock
+	@touch $@
+
 down: setup ## Stop what runs in the background.
 	@$(BIN)/flatearth down
 
@@ -49,6 +57,7 @@ bench: setup ## Measure the headline figures; takes a while and some disk.
 lock: .venv/installed-dev ## Pin the dependencies anew, within the ranges of pyproject.toml.
 	$(BIN)/uv pip compile pyproject.toml --group test $(LOCK) --upgrade --output-file requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group test --group dev $(LOCK) --constraints requirements.lock --output-file requirements-dev.lock
+	$(BIN)/uv pip compile --group inbox $(LOCK) --constraints requirements.lock --output-file requirements-inbox.lock
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --custom-compile-command 'make lock'
 

@@ -12,10 +12,11 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 
-from flatearth_pipelines import database, migrate, schema, server
+from flatearth_pipelines import database, inbox, migrate, schema, server
 from flatearth_pipelines.entropy.commands import entropy
 from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.handlers import HANDLERS
+from flatearth_pipelines.notifications.commands import bundles, unsubscribe
 from flatearth_pipelines.queue.commands import jobs
 from flatearth_pipelines.queue.cron_commands import crons
 from flatearth_pipelines.settings import Settings
@@ -58,6 +59,13 @@ def down() -> None:
 def status(as_json: bool) -> None:
     """Say what runs, and where; starts nothing."""
     print_rows(server.status(Settings.from_environment()), as_json=as_json)
+
+
+@cli.command("inbox")
+def development_inbox() -> None:
+    """Show in the browser the emails of development, until Ctrl-C; `flatearth up` sends them there."""
+    click.echo(f"Emails to {inbox.SMTP_URL} are at {inbox.URL} - Ctrl-C stops it, and they are gone.")
+    inbox.run()
 
 
 @cli.group()
@@ -127,6 +135,8 @@ cli.add_command(import_)
 cli.add_command(entropy)
 cli.add_command(jobs)
 cli.add_command(crons)
+cli.add_command(bundles)
+cli.add_command(unsubscribe)
 
 
 @contextlib.contextmanager

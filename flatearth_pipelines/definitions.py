@@ -6,6 +6,8 @@ import dagster as dg
 
 from flatearth_pipelines.entropy import definitions as entropy
 from flatearth_pipelines.handlers import HANDLERS
+from flatearth_pipelines.notifications import definitions as notifications
+from flatearth_pipelines.notifications import delivery_definitions as delivery
 from flatearth_pipelines.queue import definitions as queue
 from flatearth_pipelines.queue import operator_definitions
 from flatearth_pipelines.resources import Clock, Postgres
@@ -24,6 +26,8 @@ defs = dg.Definitions.merge(
         executor=dg.in_process_executor,
     ),
     entropy.defs,
+    notifications.defs,
+    delivery.defs,
     queue.defs,
     operator_definitions.defs,
 )

@@ -1,6 +1,7 @@
 """Every queue handler of this project, in one place: what an application can enqueue."""
 
 from flatearth_pipelines.entropy.handlers import CHECK_CARD_ENTROPY
+from flatearth_pipelines.notifications.handlers import DELIVER_BUNDLE, SEND_EMAIL
 from flatearth_pipelines.queue.handlers import Registry
 
-HANDLERS = Registry([CHECK_CARD_ENTROPY])
+HANDLERS = Registry([CHECK_CARD_ENTROPY, DELIVER_BUNDLE, SEND_EMAIL])

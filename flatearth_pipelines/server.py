@@ -1,4 +1,4 @@
-"""Everything on one machine: embedded Postgres, Dagster's webserver and its daemon, as children of one process."""
+"""Everything on one machine: embedded Postgres, Dagster's two processes and an inbox, as children of one process."""
 
 import contextlib
 import fcntl
@@ -19,11 +19,13 @@ from typing import Any
 
 import click
 
-from flatearth_pipelines import database, schema
+from flatearth_pipelines import database, inbox, schema
 from flatearth_pipelines.errors import DatabaseUnavailable, FlatEarthError, WrongUsage
 from flatearth_pipelines.settings import Settings, project
 
 ADDRESS = "127.0.0.1"
+
+_PROGRAMS = ("dagster-", inbox.PROGRAM)
 
 _READY_SECONDS = 60
 _STOP_SECONDS = 10
@@ -53,13 +55,16 @@ def up(settings: Settings, port: int) -> None:
         if settings.database is None:
             stack.callback(database.embedded_server(settings).stop)
         listen = ("-h", ADDRESS, "-p", str(port))
+        mailed = {"FLATEARTH_SMTP_URL": inbox.SMTP_URL} if inbox.is_wanted() else {}
         children = [
-            _start("webserver", logs, "dagster-webserver", *listen, "-w", "workspace.yaml"),
-            _start("daemon", logs, "dagster-daemon", "run", "-w", "workspace.yaml"),
+            _start("webserver", logs, [_program("dagster-webserver"), *listen, "-w", "workspace.yaml"], mailed),
+            _start("daemon", logs, [_program("dagster-daemon"), "run", "-w", "workspace.yaml"], mailed),
         ]
+        if mailed and not inbox.is_running():
+            children.append(_start("inbox", logs, inbox.command() or [], {}))
         stack.callback(_end, [child.process for child in children])
         stack.enter_context(_recorded(settings, port, *children))
-        _wait(children, port, stop_asked)
+        _wait(children, port, stop_asked, f" and its emails at {inbox.URL}" if mailed else "")
     click.echo("Stopped.")
 
 
@@ -124,7 +129,7 @@ class _StopAsked:
         self._asked = True
 
 
-def _wait(children: list[_Child], port: int, stop_asked: _StopAsked) -> None:
+def _wait(children: list[_Child], port: int, stop_asked: _StopAsked, emails: str) -> None:
     click.echo("Starting the UI and the daemon ...")
     announced = False
     deadline = time.monotonic() + _READY_SECONDS
@@ -134,23 +139,27 @@ def _wait(children: list[_Child], port: int, stop_asked: _StopAsked) -> None:
                 raise FlatEarthError(f"The {child.name} ended by itself: {_reason(child.log)} (more in {child.log})")
         if not announced and _answers(port):
             announced = True
-            click.echo(f"Flat Earth is at http://{ADDRESS}:{port} - Ctrl-C stops it.")
+            click.echo(f"Flat Earth is at http://{ADDRESS}:{port}{emails} - Ctrl-C stops it.")
         if not announced and time.monotonic() > deadline:
             raise FlatEarthError(f"The UI did not answer within {_READY_SECONDS} seconds (see {children[0].log})")
         time.sleep(0.2)
     click.echo("Stopping ...")
 
 
-def _start(name: str, logs: Path, program: str, *arguments: str) -> _Child:
-    """One of Dagster's processes, with all that it starts in a group of its own, so that Ctrl-C reaches only us."""
+def _program(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _start(name: str, logs: Path, command: list[str], variables: dict[str, str]) -> _Child:
+    """A process with all that it starts in a group of its own, so that Ctrl-C reaches only us."""
     log = logs / f"{name}.log"
     home = project()
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "PWD": str(home), "PYTHONWARNINGS": "ignore"}
+    dagster = {"DAGSTER_HOME": str(home), "PWD": str(home), "PYTHONWARNINGS": "ignore"}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own virtual environment's programs
-            [Path(sys.executable).parent / program, *arguments],
+            command,
             cwd=home,
-            env=environment,
+            env={**os.environ, **dagster, **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -204,7 +213,7 @@ def _running(settings: Settings) -> dict[str, Any] | None:
         return None
     for pid in record["children"]:
         command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
-        if "dagster-" in command.stdout:  # and not another program that got the same id since
+        if any(name in command.stdout for name in _PROGRAMS):  # and not another program that got the same id since
             _end_group(pid)
     _record(settings).unlink(missing_ok=True)
     return None

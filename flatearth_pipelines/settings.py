@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Self
@@ -42,6 +42,12 @@ class Settings:
     alert_email: str | None = None
     """`FLATEARTH_ALERT_EMAIL`: who hears of dead jobs. None (unset): nobody; a warning in the log."""
 
+    secret_key: str | None = field(default=None, repr=False)
+    """`FLATEARTH_SECRET_KEY`: signs links. None (unset): see `secret_key.secret_key`."""
+
+    public_url: str = "http://localhost:3000"
+    """`FLATEARTH_PUBLIC_URL`: where the application is; the base of the links in emails, without a slash at its end."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the variables; an empty one counts as unset.
@@ -55,6 +61,8 @@ class Settings:
         smtp = environment.get("FLATEARTH_SMTP_URL")
         sender = environment.get("FLATEARTH_MAIL_FROM")
         alerted = environment.get("FLATEARTH_ALERT_EMAIL")
+        key = environment.get("FLATEARTH_SECRET_KEY")
+        public = environment.get("FLATEARTH_PUBLIC_URL")
         place = _directory(home) if home else project() / ".flatearth"
         return cls(
             home=place,
@@ -63,6 +71,8 @@ class Settings:
             smtp_url=_smtp_url(smtp) if smtp else _file_url(place / "outbox"),
             mail_from=_mailbox("FLATEARTH_MAIL_FROM", sender) if sender else cls.mail_from,
             alert_email=_mailbox("FLATEARTH_ALERT_EMAIL", alerted) if alerted else None,
+            secret_key=_key(key) if key else None,
+            public_url=_public_url(public) if public else cls.public_url,
         )
 
 
@@ -121,3 +131,21 @@ def _mailbox(variable: str, value: str) -> str:
     if not name or not domain or any(sign in value for sign in "\r\n\0"):
         raise WrongSetting(f"{variable} is not an address: it takes name@example.com or Name <name@example.com>")
     return value
+
+
+def _key(value: str) -> str:
+    with contextlib.suppress(UnicodeEncodeError):
+        if value.encode().strip():
+            return value
+    raise WrongSetting("FLATEARTH_SECRET_KEY is no text: it takes a long random one, as `openssl rand -hex 32` prints")
+
+
+def _public_url(value: str) -> str:
+    with contextlib.suppress(ValueError):
+        url = urlsplit(value)
+        plain = value.isascii() and value.isprintable() and not any(sign in value for sign in " <>\"'?#")
+        if url.scheme in {"http", "https"} and url.hostname and url.port != 0 and not url.username and plain:
+            return value.rstrip("/")
+    raise WrongSetting(
+        "FLATEARTH_PUBLIC_URL is not right: it takes http[s]://host[:port][/path], where the application is"
+    )

@@ -173,7 +173,57 @@ notifications = _table(
 )
 
 notification_settings = _table(
-    "notification_settings", _key("user_id", primary=True), _key("account_id"), _text("email_frequency")
+    "notification_settings",
+    _key("user_id", primary=True),
+    _key("account_id"),
+    _text("email_frequency"),
+    sa.Column("quiet_from", sa.Time),
+    sa.Column("quiet_until", sa.Time),
+    sa.Column("quiet_days", sa.ARRAY(sa.SmallInteger), nullable=False),
+    _flag("instant_mentions"),
+    _flag("instant_assignments"),
+)
+
+board_mutes = _table(
+    "board_mutes", _key("account_id"), _key("board_id", primary=True), _key("user_id", primary=True), _at("created_at")
+)
+
+unnotified_events = _table("unnotified_events", _key("event_id", primary=True))
+
+unscanned_sources = _table("unscanned_sources", _id(), _text("source_type"), _key("source_id"))
+
+notification_bundles = _table(
+    "notification_bundles",
+    _id(),
+    _key("account_id"),
+    _key("user_id"),
+    _at("starts_at"),
+    _at("ends_at"),
+    _text("status"),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    _at("next_attempt_at", nullable=True),
+    sa.Column(
+        "due_at",
+        sa.DateTime(timezone=True),
+        sa.Computed("greatest(ends_at, next_attempt_at)", persisted=True),
+        nullable=False,
+    ),
+    _at("claimed_until", nullable=True),
+    sa.Column("claim", sa.Uuid),
+    _at("delivered_at", nullable=True),
+    _text("outcome", nullable=True),
+    _text("message_id", nullable=True),
+    _text("last_error", nullable=True),
+    sa.Column("items", sa.Integer),
+    _at("created_at"),
+)
+
+email_suppressions = _table(
+    "email_suppressions",
+    sa.Column("address", sa.Text, primary_key=True),
+    _text("reason"),
+    _text("source"),
+    _at("created_at"),
 )
 
 sessions = _table("sessions", _id(), _key("user_id"), _at("expires_at"), _at("created_at"))

@@ -93,3 +93,76 @@ def backlog(connection: sa.Connection, board_id: int, count: int, idle: timedelt
     rows = sa.select(*values.values()).select_from(numbers)
     new_ids = connection.execute(sa.insert(cards).from_select(list(values), rows).returning(cards.c.id))
     return sorted(new_ids.scalars())
+
+
+# What people are told of
+
+
+def access(connection: sa.Connection, board_id: int, user_id: int, involvement: str = "access_only") -> None:
+    _add(connection, tables.accesses, tables.boards, board_id=board_id, user_id=user_id, involvement=involvement)
+
+
+def watch(connection: sa.Connection, card_id: int, user_id: int, *, watching: bool = True) -> None:
+    _add(connection, tables.watches, tables.cards, card_id=card_id, user_id=user_id, watching=watching)
+
+
+def assign(connection: sa.Connection, card_id: int, user_id: int) -> None:
+    _add(connection, tables.assignments, tables.cards, card_id=card_id, user_id=user_id)
+
+
+def mute(connection: sa.Connection, board_id: int, user_id: int) -> None:
+    _add(connection, tables.board_mutes, tables.boards, board_id=board_id, user_id=user_id)
+
+
+def comment(connection: sa.Connection, card_id: int, body: str = "Done", creator_id: int | None = None) -> int:
+    account_id = _account_of(connection, tables.cards, card_id)
+    values = {"account_id": account_id, "card_id": card_id, "creator_id": creator_id, "body": body}
+    return _insert(connection, tables.comments, **values)
+
+
+def event(
+    connection: sa.Connection, board_id: int, creator_id: int, action: str, eventable_id: int, **particulars: Any
+) -> int:
+    """About a comment when that is what the action begins with, else about a card."""
+    return _insert(
+        connection,
+        tables.events,
+        account_id=_account_of(connection, tables.boards, board_id),
+        board_id=board_id,
+        creator_id=creator_id,
+        action=action,
+        eventable_type="comment" if action.startswith("comment") else "card",
+        eventable_id=eventable_id,
+        particulars=particulars,
+    )
+
+
+def events(
+    connection: sa.Connection, board_id: int, creator_id: int, count: int, *, action: str = "card_closed"
+) -> list[int]:
+    """The ids, ascending, of that many events of a card that is gone, at once."""
+    numbers = sa.func.generate_series(1, count).table_valued("number", name="numbers").render_derived()
+    values = {
+        "account_id": sa.literal(_account_of(connection, tables.boards, board_id)),
+        "board_id": sa.literal(board_id),
+        "creator_id": sa.literal(creator_id),
+        "action": sa.literal(action),
+        "eventable_type": sa.literal("card"),
+        "eventable_id": sa.literal(0),
+    }
+    insert = sa.insert(tables.events).from_select(list(values), sa.select(*values.values()).select_from(numbers))
+    return sorted(connection.execute(insert.returning(tables.events.c.id)).scalars())
+
+
+def settings(connection: sa.Connection, user_id: int, email_frequency: str = "every_30_minutes", **values: Any) -> None:
+    """What a person chose."""
+    choices = {"user_id": user_id, "email_frequency": email_frequency, **values}
+    _add(connection, tables.notification_settings, tables.users, owner_id=user_id, **choices)
+
+
+def _add(
+    connection: sa.Connection, table: sa.Table, owner: sa.Table, owner_id: int | None = None, **values: Any
+) -> None:
+    """A row of the account that its first value is of."""
+    account_id = _account_of(connection, owner, owner_id or next(iter(values.values())))
+    connection.execute(sa.insert(table).values(account_id=account_id, **values))

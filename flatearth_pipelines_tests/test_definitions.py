@@ -20,12 +20,17 @@ ROOT = Path(__file__).parents[1]
 
 CADENCES = {
     "auto_postpone_hourly": ("auto_postpone", "0 * * * *"),
+    "deliver_bundles_every_30_minutes": ("deliver_bundles", "*/30 * * * *"),
     "run_due_jobs_every_5_minutes": ("run_due_jobs", "*/5 * * * *"),
     "delete_finished_jobs_daily": ("delete_finished_jobs", "40 3 * * *"),
 }
 """The contract's schedules: the job of each, and when."""
 
-SENSORS = {"run_due_jobs_when_due": {"run_due_jobs", "run_heavy_job"}}
+SENSORS = {
+    "deliver_bundles_when_due": {"deliver_bundles"},
+    "notify_recipients_on_new_events": {"notify_recipients"},
+    "run_due_jobs_when_due": {"run_due_jobs", "run_heavy_job"},
+}
 """The contract's sensors: the jobs that each starts."""
 
 RUNS_BY_ITSELF = {name for name, _ in CADENCES.values()}.union(*SENSORS.values())

@@ -19,11 +19,13 @@ def test_with_nothing_set_everything_is_embedded_in_the_checkout() -> None:
         smtp_url=f"file:{ROOT / '.flatearth' / 'outbox'}",
         mail_from="Flat Earth <notifications@flatearth.local>",
         alert_email=None,
+        secret_key=None,
+        public_url="http://localhost:3000",
     )
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    names = ("HOME", "DATABASE_URL", "PG_BIN", "SMTP_URL", "MAIL_FROM", "ALERT_EMAIL")
+    names = ("HOME", "DATABASE_URL", "PG_BIN", "SMTP_URL", "MAIL_FROM", "ALERT_EMAIL", "SECRET_KEY", "PUBLIC_URL")
     empty = {f"FLATEARTH_{name}": "" for name in names}
     assert Settings.from_environment(empty) == Settings.from_environment({})
 
@@ -214,6 +216,57 @@ def test_what_is_no_address_is_refused_in_one_line_that_names_the_variable_and_n
 ) -> None:
     with pytest.raises(WrongSetting, match=rf"^{variable} [^\n]+name@example\.com[^\n]*$") as refusal:
         Settings.from_environment({variable: value})
+    assert "hunter2" not in str(refusal.value)
+
+
+# Links
+
+
+@pytest.mark.parametrize("value", [" ", "\t\n", "hunter2\udcff"])
+def test_a_secret_that_is_no_text_is_refused_in_one_line_that_names_the_variable_and_not_the_value(value: str) -> None:
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_SECRET_KEY [^\n]+$") as refusal:
+        Settings.from_environment({"FLATEARTH_SECRET_KEY": value})
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("https://earth.example", "https://earth.example"),
+        ("https://earth.example/", "https://earth.example"),
+        ("https://earth.example/boards//", "https://earth.example/boards"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_the_base_of_links_is_taken_without_a_slash_at_its_end(url: str, base: str) -> None:
+    assert Settings.from_environment({"FLATEARTH_PUBLIC_URL": url}).public_url == base
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "earth.example",
+        "//earth.example",
+        "ftp://earth.example",
+        "javascript:alert(1)",
+        "https://",
+        "https://:80",
+        "https://earth.example:0",
+        "https://earth.example:x",
+        "https://ada:hunter2@earth.example",
+        "https://earth.example/?a=b",
+        "https://earth.example/#a",
+        "https://earth.example/a b",
+        'https://earth.example/"><script>',
+        "https://earth.example\r\nBcc: eve@evil.example",
+        "https://bücher.example",
+    ],
+)
+def test_a_wrong_base_is_refused_in_one_line_that_names_the_variable_and_not_the_value(url: str) -> None:
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_PUBLIC_URL [^\n]+http[^\n]+$") as refusal:
+        Settings.from_environment({"FLATEARTH_PUBLIC_URL": url})
+    assert "earth.example" not in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
 
 

@@ -1,7 +1,7 @@
 """`tables.py` equals the migrated database, and the database refuses what would break a rule."""
 
 import re
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -77,8 +77,9 @@ def test_a_table_has_these_generated_columns(connection: sa.Connection, table: s
 
 @pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
 def test_every_tenant_table_carries_its_account(table: sa.Table) -> None:
-    reaches_its_account_otherwise = {"accounts", "sessions"}
-    assert ("account_id" in table.c) == (table.name not in reaches_its_account_otherwise)
+    reaches_its_account_otherwise = {"accounts", "sessions", "unnotified_events", "unscanned_sources"}
+    is_of_every_account = {"email_suppressions"}
+    assert ("account_id" in table.c) == (table.name not in reaches_its_account_otherwise | is_of_every_account)
 
 
 # Rows that are refused
@@ -145,6 +146,8 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
             "source_id": 1,
         },
         "notification_settings": {"user_id": tenant.user},
+        "board_mutes": {"board_id": tenant.board, "user_id": tenant.user},
+        "notification_bundles": {"user_id": tenant.user, "starts_at": make.NOON, "ends_at": make.NOON + make.DAY},
         "api_audit_logs": {"user_id": tenant.user, "action": "card.read"},
         "files": {"storage_key": f"files/{tenant.account}"},
         "cron_jobs": {"name": f"tidy {tenant.account}", "pattern": "hourly", "handler": "tidy", "payload": {}},
@@ -165,6 +168,8 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
             "finished_at": make.NOON,
         },
         "job_slots": {"concurrency_key": "printer", "job_id": 1},
+        "unscanned_sources": {"source_type": "card", "source_id": 1},
+        "email_suppressions": {"address": "ada@acme.example", "reason": "550 5.1.1"},
         "job_progress": {"job_id": 1, "percent": 50},
     }
     if table in without_an_account:
@@ -215,6 +220,9 @@ REFERENCES = {
     "notified_user_is_of_the_account": ("notifications", "user_id", "user"),
     "notifier_is_of_the_account": ("notifications", "creator_id", "user"),
     "settings_user_is_of_the_account": ("notification_settings", "user_id", "user"),
+    "muted_board_is_of_the_account": ("board_mutes", "board_id", "board"),
+    "muter_is_of_the_account": ("board_mutes", "user_id", "user"),
+    "bundled_user_is_of_the_account": ("notification_bundles", "user_id", "user"),
     "audited_user_is_of_the_account": ("api_audit_logs", "user_id", "user"),
 }
 """Every foreign key that stays within the account: its table, the column, and what that names."""
@@ -252,7 +260,7 @@ def test_every_foreign_key_within_an_account_is_among_those_tested(connection: s
 def test_every_table_with_an_account_is_bound_to_it_by_every_reference_it_has(connection: sa.Connection) -> None:
     """A plain reference, beside those to accounts, could point into another account."""
     plain = "c.contype = 'f' and cardinality(c.conkey) = 1 and c.confrelid <> 'flatearth.accounts'::regclass"
-    assert _constraints(connection, plain) == {"sessions_user_id_fkey"}
+    assert _constraints(connection, plain) == {"sessions_user_id_fkey", "unnotified_events_event_id_fkey"}
 
 
 class Refused(NamedTuple):
@@ -285,6 +293,39 @@ REFUSED = [
     Refused("notification_source_is_known", "notifications", ({"source_type": "card"},)),
     Refused("one_notification_per_person_and_source", "notifications", ({}, {"creator_id": None})),
     Refused("email_frequency_is_known", "notification_settings", ({"email_frequency": "hourly"},)),
+    Refused("quiet_hours_have_two_ends", "notification_settings", ({"quiet_from": time(22)},)),
+    Refused("quiet_hours_have_two_ends", "notification_settings", ({"quiet_until": time(8)},)),
+    Refused("quiet_hours_have_two_ends", "notification_settings", ({"quiet_from": time(8), "quiet_until": time(8)},)),
+    Refused(
+        "quiet_hours_have_two_ends",
+        "notification_settings",
+        ({"quiet_from": time(0), "quiet_until": sa.text("'24:00'")},),
+    ),
+    Refused("quiet_days_leave_a_day", "notification_settings", ({"quiet_days": [1, 2, 3, 4, 5, 6, 7]},)),
+    Refused("quiet_days_leave_a_day", "notification_settings", ({"quiet_days": [0]},)),
+    Refused("quiet_days_leave_a_day", "notification_settings", ({"quiet_days": [8]},)),
+    Refused("quiet_days_leave_a_day", "notification_settings", ({"quiet_days": [1, None]},)),
+    Refused("unscanned_source_is_known", "unscanned_sources", ({"source_type": "event"},)),
+    Refused("bundle_status_is_known", "notification_bundles", ({"status": "sent"},)),
+    Refused("window_ends_after_its_start", "notification_bundles", ({"ends_at": make.NOON},)),
+    Refused("processing_has_a_claim", "notification_bundles", ({"status": "processing"},)),
+    Refused("delivery_time_is_of_delivered", "notification_bundles", ({"delivered_at": make.NOON},)),
+    Refused("failure_has_a_reason", "notification_bundles", ({"status": "failed"},)),
+    Refused("outcome_is_of_the_end", "notification_bundles", ({"outcome": "mailed"},)),
+    Refused("outcome_is_of_the_end", "notification_bundles", ({"status": "delivered", "outcome": "exhausted"},)),
+    Refused(
+        "outcome_is_of_the_end",
+        "notification_bundles",
+        ({"status": "failed", "last_error": "550", "outcome": "mailed"},),
+    ),
+    Refused("bundle_attempts_are_not_negative", "notification_bundles", ({"attempts": -1},)),
+    Refused(
+        "windows_of_one_person_never_overlap",
+        "notification_bundles",
+        ({}, {"starts_at": make.NOON + make.DAY - make.MICROSECOND, "ends_at": make.NOON + 2 * make.DAY}),
+    ),
+    Refused("address_is_lower_case", "email_suppressions", ({"address": "Ada@acme.example"},)),
+    Refused("address_is_lower_case", "email_suppressions", ({"address": ""},)),
     Refused("one_file_per_storage_key", "files", ({}, {"byte_size": 1})),
     Refused("byte_size_is_not_negative", "files", ({"byte_size": -1},)),
     Refused("handler_is_named", "live_jobs", ({"handler": ""},)),
@@ -325,7 +366,7 @@ def test_a_row_that_breaks_a_rule_is_refused_by_the_constraint_of_that_name(
 
 def test_every_check_and_every_unique_rule_is_among_those_tested(connection: sa.Connection) -> None:
     """But for the keys that foreign keys refer to: those repeat a primary key."""
-    rules = _constraints(connection, "c.contype in ('c', 'u') and c.conname not like '%\\_of\\_a%'")
+    rules = _constraints(connection, "c.contype in ('c', 'u', 'x') and c.conname not like '%\\_of\\_a%'")
     unique_indexes = connection.execute(
         sa.text("""
             select i.indexrelid::regclass::text from pg_index as i
@@ -348,6 +389,26 @@ def test_an_account_and_its_board_may_each_have_a_period_of_one_millisecond(conn
     ours = _tenant(connection)
     make.period(connection, "account", ours.account, timedelta(milliseconds=1))
     make.period(connection, "board", ours.board, timedelta(milliseconds=1))
+
+
+def test_windows_of_a_person_may_touch_and_those_of_two_people_may_be_the_same(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    first = _row("notification_bundles", ours)
+    second = first | {"starts_at": first["ends_at"], "ends_at": first["ends_at"] + make.MICROSECOND}
+    somebody_else = first | {"user_id": make.user(connection, ours.account)}
+    for row in (first, second, somebody_else):
+        _insert(connection, "notification_bundles", row)
+
+
+def test_a_bundle_is_due_at_its_end_or_at_its_next_attempt_whichever_is_later(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    day = _row("notification_bundles", ours)
+    for number, next_attempt_at in enumerate([None, make.NOON, make.NOON + 9 * make.DAY]):
+        window = {"starts_at": make.NOON + number * make.DAY, "ends_at": make.NOON + (number + 1) * make.DAY}
+        _insert(connection, "notification_bundles", day | window | {"next_attempt_at": next_attempt_at})
+    bundles = tables.notification_bundles
+    due = connection.execute(sa.select(bundles.c.due_at).where(bundles.c.user_id == ours.user).order_by(bundles.c.id))
+    assert due.scalars().all() == [make.NOON + make.DAY, make.NOON + 2 * make.DAY, make.NOON + 9 * make.DAY]
 
 
 def test_the_board_of_a_period_follows_from_its_container(connection: sa.Connection) -> None:

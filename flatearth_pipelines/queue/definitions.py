@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -15,16 +15,10 @@ from flatearth_pipelines.queue.drain import MOST_A_CLAIM, Drain, Options
 from flatearth_pipelines.queue.handlers import Registry
 from flatearth_pipelines.queue.ledger import OUTCOMES, Report
 from flatearth_pipelines.resources import Postgres, clear_failure
+from flatearth_pipelines.sensing import LOOK_SECONDS, TICK_SECONDS, on_its_way
 from flatearth_pipelines.settings import Settings
 
 _TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
-
-_TICK_SECONDS = 25
-_LOOK_SECONDS = 0.2
-"""How long a tick of the sensor waits for due jobs, and how often it looks."""
-
-_STARTING_SECONDS = 15
-"""How long a run may take from being asked for to holding a lease."""
 
 _MOST_OWN_RUNS = 2
 
@@ -222,7 +216,7 @@ def run_due_jobs_every_5_minutes() -> Iterator[dg.RunRequest | dg.SkipReason]:
 )
 def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Wait up to 25 s for something to be due."""
-    until = time.monotonic() + _TICK_SECONDS
+    until = time.monotonic() + TICK_SECONDS
     try:
         conninfo = database.prepare(Settings.from_environment())
     except FlatEarthError as error:
@@ -236,9 +230,9 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
                 light, heavy = storage.is_due(connection)
                 drained = storage.is_being_drained(connection)
             requests = []
-            if light and not drained and not _on_its_way(context, "run_due_jobs"):
+            if light and not drained and not on_its_way(context, "run_due_jobs"):
                 requests.append(dg.RunRequest(job_name="run_due_jobs", run_config=_STAYING))
-            if heavy and _on_its_way(context, "run_heavy_job", started=True) < _MOST_OWN_RUNS:
+            if heavy and on_its_way(context, "run_heavy_job", started=True) < _MOST_OWN_RUNS:
                 requests.append(dg.RunRequest(job_name="run_heavy_job"))
             if requests:
                 yield from requests
@@ -247,7 +241,7 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
                 seen = "A run is at work on what is due" if drained else "A run is on its way"
             if time.monotonic() >= until:
                 break
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
     finally:
         pool.dispose()
     yield dg.SkipReason(seen)
@@ -255,15 +249,6 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
 
 _STAYING = dg.RunConfig(ops={"drain_due_jobs": DrainConfig(stay_seconds=30)})
 """A drain that was started by the sensor stays for a while, so that the next jobs begin at once."""
-
-
-def _on_its_way(context: dg.SensorEvaluationContext, job_name: str, *, started: bool = False) -> int:
-    """How many runs of the job are about to begin to work; with `started`, also those that have begun."""
-    about_to = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
-    runs = context.instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=about_to))
-    recently = None if started else datetime.fromtimestamp(time.time() - _STARTING_SECONDS, UTC)
-    begun = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.STARTED], created_after=recently)
-    return runs + context.instance.get_runs_count(begun)
 
 
 defs = dg.Definitions(

@@ -347,7 +347,7 @@ def test_a_job_that_becomes_due_during_the_tick_is_asked_for_in_it(
 @pytest.fixture
 def short_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that ends with nothing takes 25 s otherwise."""
-    monkeypatch.setattr("flatearth_pipelines.queue.definitions._TICK_SECONDS", 0.3)
+    monkeypatch.setattr("flatearth_pipelines.queue.definitions.TICK_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("short_tick")
