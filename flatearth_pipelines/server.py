@@ -60,10 +60,10 @@ def up(settings: Settings, port: int) -> None:
             _start("webserver", logs, [_program("dagster-webserver"), *listen, "-w", "workspace.yaml"], mailed),
             _start("daemon", logs, [_program("dagster-daemon"), "run", "-w", "workspace.yaml"], mailed),
         ]
-        if mailed and not inbox.is_running():
-            children.append(_start("inbox", logs, inbox.command() or [], {}))
-        stack.callback(_end, [child.process for child in children])
-        stack.enter_context(_recorded(settings, port, *children))
+        # One that runs already is as good, and one that ends by itself is no reason to end.
+        beside = [_start("inbox", logs, inbox.command() or [], {})] if mailed and not inbox.is_running() else []
+        stack.callback(_end, [child.process for child in children + beside])
+        stack.enter_context(_recorded(settings, port, *children, *beside))
         _wait(children, port, stop_asked, f" and its emails at {inbox.URL}" if mailed else "")
     click.echo("Stopped.")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from flatearth_pipelines import database as db
+from flatearth_pipelines import inbox
 from flatearth_pipelines.settings import Settings
 
 FLATEARTH = str(Path(sys.executable).with_name("flatearth"))
@@ -81,6 +82,20 @@ def test_up_serves_everything_until_ctrl_c_and_leaves_nothing_behind(home: Path)
     assert _status("UI and daemon")[0] == "stopped"
     assert _status("database")[0] == "stopped"
     assert _processes(home) == [], "looking starts nothing"
+
+
+@pytest.mark.skipif(inbox.command() is None, reason="mail-devel is not installed: `make inbox` does that")
+def test_up_shows_emails_in_the_inbox_where_that_is_installed_and_no_mail_server_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLATEARTH_SMTP_URL", raising=False)
+    with _up("--port", str(_free_port())) as up:
+        assert "Starting" in _line(up)
+        assert f" and its emails at {inbox.URL} - " in _line(up)
+        _until(inbox.is_running)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    _assert_nothing_runs(home)
 
 
 @pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from flatearth_pipelines.notifications import audience_storage, mentions, recipients, storage
 
-BATCH_SIZE = 1_000
+BATCH_SIZE = 5_000
 """Events or texts in one transaction."""
 
 _MOST_PEOPLE = 10_000
