@@ -142,7 +142,7 @@ def events(
 ) -> list[int]:
     """The ids, ascending, of that many events of a card that is gone, at once."""
     numbers = sa.func.generate_series(1, count).table_valued("number", name="numbers").render_derived()
-    values = {
+    values: dict[str, sa.ColumnElement[Any]] = {
         "account_id": sa.literal(_account_of(connection, tables.boards, board_id)),
         "board_id": sa.literal(board_id),
         "creator_id": sa.literal(creator_id),
@@ -150,7 +150,8 @@ def events(
         "eventable_type": sa.literal("card"),
         "eventable_id": sa.literal(0),
     }
-    insert = sa.insert(tables.events).from_select(list(values), sa.select(*values.values()).select_from(numbers))
+    rows = sa.select(*values.values()).select_from(numbers)
+    insert = sa.insert(tables.events).from_select(list(values), rows)
     return sorted(connection.execute(insert.returning(tables.events.c.id)).scalars())
 
 

@@ -119,8 +119,8 @@ def test_a_zone_that_nobody_knows_counts_as_utc(connection: sa.Connection, zone:
 
 # Quiet hours
 
-NIGHT = {"quiet_from": time(22), "quiet_until": time(7, 30)}
-LUNCH = {"quiet_from": time(12), "quiet_until": time(13)}
+NIGHT: dict[str, Any] = {"quiet_from": time(22), "quiet_until": time(7, 30)}
+LUNCH: dict[str, Any] = {"quiet_from": time(12), "quiet_until": time(13)}
 
 
 @pytest.mark.parametrize(
@@ -170,12 +170,12 @@ def test_quiet_hours_in_a_zone_that_nobody_knows_are_those_of_utc(connection: sa
 
 
 def test_quiet_hours_that_end_in_the_hour_that_is_skipped_end_after_the_change(connection: sa.Connection) -> None:
-    quiet = {"quiet_from": time(22), "quiet_until": time(2, 30)}
+    quiet: dict[str, Any] = {"quiet_from": time(22), "quiet_until": time(2, 30)}
     assert end(connection, berlin(2026, 3, 28, 22), zone="Europe/Berlin", **quiet) == berlin(2026, 3, 29, 3, 30)
 
 
 def test_quiet_hours_that_end_in_the_hour_that_comes_twice_end_in_the_second(connection: sa.Connection) -> None:
-    quiet = {"quiet_from": time(22), "quiet_until": time(2, 30)}
+    quiet: dict[str, Any] = {"quiet_from": time(22), "quiet_until": time(2, 30)}
     ends_at = end(connection, berlin(2026, 10, 24, 22), zone="Europe/Berlin", **quiet)
     assert ends_at == berlin(2026, 10, 25, 2, 30, fold=1).astimezone(UTC)
 
@@ -209,7 +209,11 @@ def test_quiet_hours_that_end_on_a_quiet_day_end_after_it_and_its_own_quiet_hour
 
 
 def test_six_quiet_days_and_all_but_a_microsecond_of_the_seventh_leave_that(connection: sa.Connection) -> None:
-    nearly_all = {"quiet_from": time(0), "quiet_until": time(23, 59, 59, 999_999), "quiet_days": [1, 2, 3, 4, 5, 6]}
+    nearly_all: dict[str, Any] = {
+        "quiet_from": time(0),
+        "quiet_until": time(23, 59, 59, 999_999),
+        "quiet_days": [1, 2, 3, 4, 5, 6],
+    }
     assert end(connection, SUNDAY + 12 * HOUR, **nearly_all) == SUNDAY + (7 * 24 + 12) * HOUR - MICROSECOND
 
 

@@ -151,7 +151,7 @@ def test_what_is_wrong_is_refused_with_the_error_of_the_contract_and_nothing_is_
     bad: tuple[type[FlatEarthError], Callable[[sa.Connection, Workspace], Arguments]],
 ) -> None:
     error, wrong = bad
-    right = {
+    right: Arguments = {
         "account_id": work.account,
         "user_id": work.person(connection),
         "source_type": "event",

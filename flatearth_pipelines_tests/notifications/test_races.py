@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg.types.json import Jsonb
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import tables
@@ -423,19 +424,18 @@ def test_everybody_at_once_leaves_every_notification_in_one_window_and_nobody_de
 
     def creates(connection: psycopg.Connection, draw: random.Random) -> None:
         several = sorted(draw.sample(people, 2))
-        with connection.transaction():
-            event = connection.execute(NEW_EVENT, [work.account, work.board, work.actor, work.card]).fetchone() or ()
+        (event,) = connection.execute(NEW_EVENT, [work.account, work.board, work.actor, work.card]).fetchone() or (0,)
         asked = [
-            {"account_id": work.account, "user_id": person, "source_type": "event", "source_id": event[0]}
+            {"account_id": work.account, "user_id": person, "source_type": "event", "source_id": event}
             for person in several
         ]
-        connection.execute("SELECT flatearth.create_notifications(%s::jsonb)", [psycopg.types.json.Json(asked)])
+        connection.execute("SELECT flatearth.create_notifications(%s)", [Jsonb(asked)])
 
     def chooses(connection: psycopg.Connection, draw: random.Random) -> None:
         choice = {"email_frequency": draw.choice(["daily", "weekly", "every_30_minutes"])}
         connection.execute(
             "SELECT flatearth.set_notification_settings(%s, %s)",
-            [draw.choice(people), psycopg.types.json.Jsonb(choice)],
+            [draw.choice(people), Jsonb(choice)],
         )
 
     def chooses_directly(connection: psycopg.Connection, draw: random.Random) -> None:

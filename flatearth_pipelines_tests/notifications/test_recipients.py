@@ -145,7 +145,7 @@ def test_of_what_a_system_user_does_nobody_hears(action: str) -> None:
 
 @pytest.mark.parametrize("action", ["card_assigned", "card_published", "comment_created", "card_closed"])
 def test_only_active_people_with_access_to_the_board_hear(action: str) -> None:
-    reached = {"watch_board": {ADA}, "watch_card": {ADA}, "named": {ADA}, "assigned_to_card": {ADA}}
+    reached: dict[str, Any] = {"watch_board": {ADA}, "watch_card": {ADA}, "named": {ADA}, "assigned_to_card": {ADA}}
     assert told(World(**reached), action).keys() == {ADA}
     assert told(World(**reached, people={BOB}), action) == {}
     assert told(World(**reached, all_access=False), action) == {}
@@ -168,7 +168,12 @@ def test_somebody_of_another_account_does_not_hear() -> None:
 
 
 def test_of_a_muted_board_its_muter_hears_assignments_only() -> None:
-    reached = {"watch_board": {ADA, BOB}, "watch_card": {ADA, BOB}, "named": {ADA}, "assigned_to_card": {ADA}}
+    reached: dict[str, Any] = {
+        "watch_board": {ADA, BOB},
+        "watch_card": {ADA, BOB},
+        "named": {ADA},
+        "assigned_to_card": {ADA},
+    }
     assert told(World(**reached, muted={ADA, BOB}), "card_closed") == {}
     assert told(World(**reached, muted={BOB}), "comment_created") == {ADA: "other"}
     assert told(World(**reached, muted={ADA, BOB}), "card_assigned") == {ADA: "assignment"}

@@ -84,13 +84,13 @@ def test_a_window_that_was_sent_before_its_end_ends_where_the_next_begins(
     connection: sa.Connection, work: Workspace, status: str
 ) -> None:
     """As of an instant in the future, by an operator."""
-    values: dict[str, Any] = {
+    of_the_status: dict[str, dict[str, Any]] = {
         "processing": {"claim": sa.func.gen_random_uuid(), "claimed_until": make.NOON},
         "delivered": {"outcome": "mailed"},
         "failed": {"last_error": "550 no"},
-    }[status]
+    }
     person = work.person(connection)
-    sent = bundle(connection, person, "-10 minutes", "20 minutes", status=status, **values)
+    sent = bundle(connection, person, "-10 minutes", "20 minutes", status=status, **of_the_status[status])
 
     work.notification(connection, person)
 
