@@ -9,13 +9,16 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flatearth_pipelines import schema
+from flatearth_pipelines import bigints, schema
 from flatearth_pipelines.embedded import EmbeddedServer
 from flatearth_pipelines.errors import DatabaseUnavailable
 from flatearth_pipelines.settings import Settings
 
 _SESSION = "-c timezone=UTC -c client_connection_check_interval=5s"
 """A client that is gone has its statement cancelled within 5 s, and its locks released."""
+
+
+bigints.register()
 
 
 def embedded_server(settings: Settings) -> EmbeddedServer:

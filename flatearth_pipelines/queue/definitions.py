@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from flatearth_pipelines import database, mailer
+from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import FlatEarthError, WrongUsage
 from flatearth_pipelines.queue import storage
 from flatearth_pipelines.queue.alerts import alert_text, summary
@@ -22,6 +23,9 @@ _TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
 _TICK_SECONDS = 25
 _LOOK_SECONDS = 0.2
 """How long a tick of the sensor waits for due jobs, and how often it looks."""
+
+_AHEAD = timedelta(seconds=2)
+"""A drain takes about as long to start: it is asked for so long before a job is due, and waits for it."""
 
 _STARTING_SECONDS = 15
 """How long a run may take from being asked for to holding a lease."""
@@ -179,7 +183,7 @@ def _table(report: Report) -> dg.TableMetadataValue:
     )
 
 
-@dg.job(tags=_TAGS)
+@dg.job(tags=_TAGS | AT_ONCE)
 def run_due_jobs() -> None:
     """Run the one-off and recurring jobs that are due."""
     drain_due_jobs()
@@ -233,7 +237,7 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
     try:
         while True:
             with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                light, heavy = storage.is_due(connection)
+                light, heavy = storage.is_due(connection, ahead=_AHEAD)
                 drained = storage.is_being_drained(connection)
             requests = []
             if light and not drained and not _on_its_way(context, "run_due_jobs"):

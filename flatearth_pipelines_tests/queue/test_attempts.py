@@ -468,7 +468,8 @@ def test_a_statement_beyond_the_time_limit_is_cancelled_in_postgres_and_what_it_
         [handler(write_and_sleep, guarantee=Guarantee.TRANSACTIONAL, timeout=0.2 * SECOND)],
     )
 
-    until(lambda: scalar(engine, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)'") == 0)
+    at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(30)'"
+    until(lambda: scalar(engine, at_work) == 0)
     assert names(engine) == []
 
 
