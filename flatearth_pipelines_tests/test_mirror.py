@@ -21,6 +21,7 @@ WITHOUT_TESTS = {
     "queue/running.py": "one job of the workers: test_attempts.py has a test for all that a handler may do",
     "queue/terminal_context.py": "seen in every command that takes a handler",
     "errors.py": "classes with an exit code each, seen wherever they are raised",
+    "warm_worker.py": "test_dagster_launcher.py starts it",
     "workspaces/words.py": "lists of words",
 }
 """Modules that decide nothing, with the reason."""
