@@ -87,6 +87,16 @@ def engine(conninfo: str, application: str, connections: int = 2) -> sa.Engine:
     )
 
 
+@contextlib.contextmanager
+def connections(conninfo: str, application: str) -> Generator[sa.Engine]:
+    """As `engine`, and at the end none is left open."""
+    pool = engine(conninfo, application)
+    try:
+        yield pool
+    finally:
+        pool.dispose()
+
+
 def prepare(settings: Settings) -> str:
     """The connection string of a database at this code's schema. The embedded one is migrated on the way.
 
@@ -107,12 +117,8 @@ def prepare(settings: Settings) -> str:
 @contextlib.contextmanager
 def transaction(settings: Settings, application: str) -> Generator[sa.Connection]:
     """One transaction on a prepared database: committed at the end, rolled back by an error."""
-    pool = engine(prepare(settings), application)
-    try:
-        with pool.begin() as connection:
-            yield connection
-    finally:
-        pool.dispose()
+    with connections(prepare(settings), application) as pool, pool.begin() as connection:
+        yield connection
 
 
 def now(connection: sa.Connection) -> datetime:

@@ -22,7 +22,6 @@ BEHIND_THE_QUEUE = {
     "dead_jobs",
     "job_leases",
     "job_keys",
-    "job_slots",
     "job_progress",
     "job_stop_requests",
     "job_pauses",
@@ -164,7 +163,6 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
             "created_at": make.NOON,
             "finished_at": make.NOON,
         },
-        "job_slots": {"concurrency_key": "printer", "job_id": 1},
         "job_progress": {"job_id": 1, "percent": 50},
     }
     if table in without_an_account:
@@ -299,7 +297,6 @@ REFUSED = [
     Refused("only_waiting_jobs_are_parked", "live_jobs", ({"parked": "key", "lease_id": 1},)),
     Refused("origin_is_known", "live_jobs", ({"origin": "somewhere"},)),
     Refused("finished_state_is_known", "finished_jobs", ({"state": "failed"},)),
-    Refused("one_slot_per_job", "job_slots", ({}, {"concurrency_key": "scanner"})),
     Refused("percent_is_0_to_100", "job_progress", ({"percent": 100.5},)),
     Refused("limit_is_not_negative", "job_limits", ({"per_minute": -1},)),
     Refused("one_cron_job_per_name", "cron_jobs", ({}, {})),

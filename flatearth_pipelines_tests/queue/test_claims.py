@@ -70,7 +70,11 @@ def parked(connection: sa.Connection, *job_ids: int) -> list[str | None]:
 
 
 def slots(connection: sa.Connection) -> dict[str, int]:
-    rows = connection.execute(sa.text("SELECT concurrency_key, job_id FROM flatearth.job_slots")).all()
+    """The keys that are taken, and by which job."""
+    query = (
+        "SELECT concurrency_key, id FROM flatearth.live_jobs WHERE concurrency_key IS NOT NULL AND lease_id IS NOT NULL"
+    )
+    rows = connection.execute(sa.text(query)).all()
     return {row.concurrency_key: row.job_id for row in rows}
 
 

@@ -118,7 +118,7 @@ def test_a_job_that_does_not_end_within_the_grace_is_handed_back_as_if_it_had_no
     assert (row["state"], row["attempts"], row["started_at"], row["last_error"]) == ("pending", 0, None, None)
     assert report.outcomes == {("stays", "handed back"): 1}
     assert names(engine) == ["began"]
-    assert leases(engine) == scalar(engine, "SELECT count(*) FROM flatearth.job_slots") == 0
+    assert leases(engine) == scalar(engine, "SELECT count(*) FROM flatearth.live_jobs WHERE lease_id IS NOT NULL") == 0
 
 
 @pytest.mark.parametrize("stays", [stay_async, stay_plain, obey])
