@@ -35,6 +35,8 @@ class RunLauncher(DefaultRunLauncher):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._disposed = False
         self._reserve: subprocess.Popen[str] | None = None
         self._reserve_of = 0
         """The version of the code that it has imported."""
@@ -54,9 +56,9 @@ class RunLauncher(DefaultRunLauncher):
         worker = self._taken()
         if worker is None or not self._handed_over(run, worker):
             super().launch_run(context)
-        timer = threading.Timer(_RESERVE_AFTER_SECONDS, self.keep_one)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(_RESERVE_AFTER_SECONDS, self.keep_one)
+        self._timer.daemon = True
+        self._timer.start()
 
     def terminate(self, run_id: str) -> bool:
         """Interrupt the run; False when it runs no more."""
@@ -83,7 +85,10 @@ class RunLauncher(DefaultRunLauncher):
 
     def dispose(self) -> None:
         """Let the worker in reserve go."""
+        if self._timer is not None:
+            self._timer.cancel()
         with self._lock:
+            self._disposed = True
             self._drop_reserve()
             self._reap()
 
@@ -113,7 +118,7 @@ class RunLauncher(DefaultRunLauncher):
         """Start the worker in reserve, unless there is one."""
         with self._lock:
             self._reap()
-            if self._reserve is None or self._reserve.poll() is not None:
+            if not self._disposed and (self._reserve is None or self._reserve.poll() is not None):
                 self._reserve_of = _version()
                 self._reserve = subprocess.Popen(  # noqa: S603 - this program and a module of ours
                     [sys.executable, "-m", _MODULE], stdin=subprocess.PIPE, text=True, encoding="utf-8"

@@ -4,6 +4,7 @@ Skipped where Playwright or Chromium is missing; in CI, where both have to be th
 FLATEARTH_SCREENSHOTS set the README's picture is taken anew.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ if CHROMIUM is None or find_spec("playwright") is None:
     pytest.skip(missing, allow_module_level=True)
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402 - it may be missing
+from playwright.sync_api import Error as PlaywrightError  # noqa: E402 - likewise
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -136,17 +138,27 @@ def test_the_hourly_schedule_is_listed_as_on_and_can_be_switched_off_and_on_agai
     state = switch.get_by_role("checkbox", include_hidden=True)
     expect(state).to_be_checked()
 
-    switch.click()
+    click_when_settled(switch)
     expect(state).not_to_be_checked()
     page.reload()
     expect(schedule).to_be_visible()
     expect(state).not_to_be_checked()
 
-    switch.click()
+    click_when_settled(switch)
     expect(state).to_be_checked()
     page.reload()
     expect(schedule).to_be_visible()
     expect(state).to_be_checked()
+
+
+def click_when_settled(target: Locator) -> None:
+    """The list is drawn anew now and then, and for a moment a row has no switch of its own."""
+    for _ in range(SECONDS_OF_PATIENCE):
+        with contextlib.suppress(PlaywrightError):
+            target.click(timeout=5_000)
+            return
+        time.sleep(1)
+    target.click()
 
 
 def test_a_run_from_the_launchpad_succeeds_and_shows_its_counts_and_its_boards(ui: Ui, page: Page) -> None:

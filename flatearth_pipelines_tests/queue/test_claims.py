@@ -72,7 +72,8 @@ def parked(connection: sa.Connection, *job_ids: int) -> list[str | None]:
 def slots(connection: sa.Connection) -> dict[str, int]:
     """The keys that are taken, and by which job."""
     query = (
-        "SELECT concurrency_key, id FROM flatearth.live_jobs WHERE concurrency_key IS NOT NULL AND lease_id IS NOT NULL"
+        "SELECT concurrency_key, id AS job_id FROM flatearth.live_jobs"
+        " WHERE concurrency_key IS NOT NULL AND lease_id IS NOT NULL"
     )
     rows = connection.execute(sa.text(query)).all()
     return {row.concurrency_key: row.job_id for row in rows}
