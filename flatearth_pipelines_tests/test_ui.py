@@ -138,27 +138,28 @@ def test_the_hourly_schedule_is_listed_as_on_and_can_be_switched_off_and_on_agai
     state = switch.get_by_role("checkbox", include_hidden=True)
     expect(state).to_be_checked()
 
-    click_when_settled(switch)
-    expect(state).not_to_be_checked()
+    turn(switch, on=False)
     page.reload()
     expect(schedule).to_be_visible()
     expect(state).not_to_be_checked()
 
-    click_when_settled(switch)
-    expect(state).to_be_checked()
+    turn(switch, on=True)
     page.reload()
     expect(schedule).to_be_visible()
     expect(state).to_be_checked()
 
 
-def click_when_settled(target: Locator) -> None:
-    """The list is drawn anew now and then, and for a moment a row has no switch of its own."""
-    for _ in range(SECONDS_OF_PATIENCE):
+def turn(switch: Locator, *, on: bool) -> None:
+    """The list is drawn anew now and then: for a moment a row has no switch of its own, and a click may go nowhere."""
+    state = switch.get_by_role("checkbox", include_hidden=True)
+    for _ in range(SECONDS_OF_PATIENCE // 5):
         with contextlib.suppress(PlaywrightError):
-            target.click(timeout=5_000)
+            if state.is_checked() is not on:
+                switch.click(timeout=5_000)
+        with contextlib.suppress(AssertionError):
+            expect(state).to_be_checked(checked=on, timeout=5_000)
             return
-        time.sleep(1)
-    target.click()
+    expect(state).to_be_checked(checked=on)
 
 
 def test_a_run_from_the_launchpad_succeeds_and_shows_its_counts_and_its_boards(ui: Ui, page: Page) -> None:
