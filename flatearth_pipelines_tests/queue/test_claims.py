@@ -270,6 +270,15 @@ def test_jobs_of_one_call_fail_each_in_its_own_way(connection: sa.Connection, le
     assert (done, told) == (2, [("failed", "a"), ("pending", "b")])
 
 
+def test_jobs_that_fail_together_and_wait_equally_long_are_claimed_again_in_the_order_of_their_ids(
+    connection: sa.Connection, lease: int
+) -> None:
+    first, second = enqueue(connection), enqueue(connection)
+    claim(connection, lease)
+    assert fail(connection, lease, [second, first], retry_in=NOW) == 2
+    assert claim(connection, lease, 1) == [first]
+
+
 def test_a_job_that_is_handed_back_waits_as_if_it_had_not_been_claimed(connection: sa.Connection, lease: int) -> None:
     job_id = enqueue(connection, run_at=PAST, max_attempts=1)
     before = read_job(connection, job_id)

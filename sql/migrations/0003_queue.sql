@@ -1124,7 +1124,8 @@ end
 $$;
 
 -- Records that these jobs of the lease failed: they wait for that many milliseconds, or with null are dead. lost is
--- for jobs whose worker was lost with them. Returns how many there were.
+-- for jobs whose worker was lost with them. Returns how many there were. Jobs that fail together and wait equally long
+-- are due at the same instant, so that they keep the order of their ids.
 create function flatearth.fail_jobs(
     lease_id bigint, job_ids bigint[], errors text[], retry_in_ms bigint[], lost boolean default false
 ) returns integer
@@ -1136,12 +1137,14 @@ as $$
 #variable_conflict use_column
 declare
     done integer;
+    failed_at timestamptz;
 begin
     perform from flatearth.job_leases where id = fail_jobs.lease_id for key share;
     if not found then
         return 0;
     end if;
     perform flatearth.wake_next_of_jobs(job_ids, fail_jobs.lease_id);
+    failed_at := clock_timestamp();
     with
     said as materialized (
         select * from unnest(job_ids, errors, retry_in_ms) as s (id, error, wait_ms)
@@ -1151,7 +1154,7 @@ begin
         set
             lease_id = null, started_at = null, last_error = said.error,
             lost_workers = j.lost_workers + fail_jobs.lost::integer,
-            run_at = clock_timestamp() + said.wait_ms * interval '1 millisecond'
+            run_at = failed_at + said.wait_ms * interval '1 millisecond'
         from said
         where j.id = said.id and j.lease_id is not distinct from fail_jobs.lease_id and said.wait_ms is not null
         returning j.id
@@ -1168,7 +1171,7 @@ begin
             own_run, handler, job_key, concurrency_key, origin, cron_job_id, backoff, payload, last_error
         )
         select
-            id, account_id, run_at, created_at, started_at, clock_timestamp(), priority, timeout_ms, attempts,
+            id, account_id, run_at, created_at, started_at, failed_at, priority, timeout_ms, attempts,
             max_attempts, own_run, handler, job_key, concurrency_key, origin, cron_job_id, backoff, payload, error
         from gone
         returning id
