@@ -11,7 +11,7 @@ from datetime import datetime
 
 from flatearth_pipelines import database
 from flatearth_pipelines.entropy.backlog import postpone_backlog
-from flatearth_pipelines.entropy.storage import Shard
+from flatearth_pipelines.entropy.portions import Shard
 
 
 def main() -> None:

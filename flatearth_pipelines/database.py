@@ -9,13 +9,16 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flatearth_pipelines import schema
+from flatearth_pipelines import bigints, schema
 from flatearth_pipelines.embedded import EmbeddedServer
 from flatearth_pipelines.errors import DatabaseUnavailable
 from flatearth_pipelines.settings import Settings
 
 _SESSION = "-c timezone=UTC -c client_connection_check_interval=5s"
 """A client that is gone has its statement cancelled within 5 s, and its locks released."""
+
+
+bigints.register()
 
 
 def embedded_server(settings: Settings) -> EmbeddedServer:
@@ -84,6 +87,16 @@ def engine(conninfo: str, application: str, connections: int = 2) -> sa.Engine:
     )
 
 
+@contextlib.contextmanager
+def connections(conninfo: str, application: str) -> Generator[sa.Engine]:
+    """As `engine`, and at the end none is left open."""
+    pool = engine(conninfo, application)
+    try:
+        yield pool
+    finally:
+        pool.dispose()
+
+
 def prepare(settings: Settings) -> str:
     """The connection string of a database at this code's schema. The embedded one is migrated on the way.
 
@@ -104,12 +117,8 @@ def prepare(settings: Settings) -> str:
 @contextlib.contextmanager
 def transaction(settings: Settings, application: str) -> Generator[sa.Connection]:
     """One transaction on a prepared database: committed at the end, rolled back by an error."""
-    pool = engine(prepare(settings), application)
-    try:
-        with pool.begin() as connection:
-            yield connection
-    finally:
-        pool.dispose()
+    with connections(prepare(settings), application) as pool, pool.begin() as connection:
+        yield connection
 
 
 def now(connection: sa.Connection) -> datetime:

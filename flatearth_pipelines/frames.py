@@ -10,7 +10,8 @@ import polars as pl
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
-from psycopg.adapt import Dumper
+
+from flatearth_pipelines.bigints import BigintArray
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: what `timestamptz_send` counts from."""
@@ -43,10 +44,6 @@ def read_packed(
     )
 
 
-class BigintArray(bytes):
-    """An `int8[]` to bind, as Postgres takes it in binary: four times as fast there as text."""
-
-
 def bigint_array(values: pl.Series) -> BigintArray:
     """The integers as an `int8[]` to bind; null stays null."""
     count = len(values)
@@ -63,17 +60,6 @@ def bigint_array(values: pl.Series) -> BigintArray:
     for place in range(8):
         framed[4 + place :: 12] = packed[place::8]
     return BigintArray(header + framed)
-
-
-class _BigintArrayDumper(Dumper):
-    format = psycopg.pq.Format.BINARY
-    oid = 1016  # int8[]
-
-    def dump(self, obj: BigintArray) -> bytes:
-        return obj
-
-
-psycopg.adapters.register_dumper(BigintArray, _BigintArrayDumper)
 
 
 def append_frame(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> None:

@@ -46,9 +46,8 @@ def start_when_due(
         conninfo = database.prepare(Settings.from_environment())
     except FlatEarthError as error:
         return dg.SkipReason(str(error))
-    pool = database.engine(conninfo, f"flatearth sensor of {job_name}")
     seen = "Nothing is due"
-    try:
+    with database.connections(conninfo, f"flatearth sensor of {job_name}") as pool:
         while True:
             with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 due = is_due(connection)
@@ -60,8 +59,6 @@ def start_when_due(
             if time.monotonic() >= until:
                 return dg.SkipReason(seen)
             time.sleep(LOOK_SECONDS)
-    finally:
-        pool.dispose()
 
 
 def on_its_way(context: dg.SensorEvaluationContext, job_name: str, *, started: bool = False) -> int:

@@ -139,6 +139,11 @@ def test_importing_it_opens_no_connection_and_starts_nothing(tmp_path: Path) -> 
     assert not home.exists()
 
 
+def test_importing_it_leaves_polars_to_the_runs_that_need_it() -> None:
+    code = "import sys, flatearth_pipelines.definitions; sys.exit('polars' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 # As users run it
 
 

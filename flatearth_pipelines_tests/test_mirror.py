@@ -9,6 +9,10 @@ PACKAGE = TESTS.parent / "flatearth_pipelines"
 
 WITHOUT_TESTS = {
     "handlers.py": "a list of what the features define, each tested there",
+    "bigints.py": "test_frames.py binds them",
+    "dagster_coordinator.py": "seen in test_processes.py, where Dagster's daemon launches runs",
+    "entropy/card.py": "what the handler does: test_handlers.py",
+    "entropy/portions.py": "two constants and a pair of numbers",
     "queue/job_lines.py": "what people type: test_commands.py tries it as they do",
     "queue/leases.py": "what it says is SQL: test_claims.py, test_races.py and test_drain.py see what comes of it",
     "queue/keeper.py": "what it keeps for a drain: test_drain.py, test_attempts.py and test_crashes.py see it",
@@ -17,6 +21,7 @@ WITHOUT_TESTS = {
     "queue/running.py": "one job of the workers: test_attempts.py has a test for all that a handler may do",
     "queue/terminal_context.py": "seen in every command that takes a handler",
     "errors.py": "classes with an exit code each, seen wherever they are raised",
+    "warm_worker.py": "test_dagster_launcher.py starts it",
     "workspaces/words.py": "lists of words",
 }
 """Modules that decide nothing, with the reason."""

@@ -95,7 +95,10 @@ def test_cancelling_a_run_cancels_the_statement_at_work(database: str, sleep: Ca
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     with psycopg.connect(database, autocommit=True) as connection:
-        query = "select from pg_stat_activity where query like '%for ever */' and state = 'active'"
+        query = (
+            "select from pg_stat_activity"
+            " where datname = current_database() and query like '%for ever */' and state = 'active'"
+        )
         _until(lambda: connection.execute(query).fetchone() is None)
     assert time.monotonic() - started < 20
 

@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import polars as pl
 from pydantic import Field
 
-from flatearth_pipelines.entropy import storage
-from flatearth_pipelines.entropy.backlog import BATCH_SIZE, Outcome, postpone_backlog
+from flatearth_pipelines.entropy.portions import BATCH_SIZE, EVERY_ACCOUNT, Shard
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.resources import Clock, Postgres, clear_failure
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from flatearth_pipelines.entropy.backlog import Outcome
 
 LARGEST_BATCH = 100_000
 
@@ -47,6 +51,9 @@ def postpone_stale_cards(
     context: dg.OpExecutionContext, config: PostponeStaleCardsConfig, postgres: Postgres, clock: Clock
 ) -> None:
     """Move every card that was idle for longer than its board allows to "Not now", with an event."""
+    from flatearth_pipelines.entropy import storage  # noqa: PLC0415 - every other run starts without Polars: 0.15 s
+    from flatearth_pipelines.entropy.backlog import postpone_backlog  # noqa: PLC0415 - likewise
+
     shard = _shard(context)
     lock = f"flatearth.auto_postpone {shard.remainder} of {shard.of}"
     with clear_failure(), postgres.alone(context, lock) as session:
@@ -69,11 +76,11 @@ def postpone_stale_cards(
     _report(context, config, as_of, outcome, names)
 
 
-def _shard(context: dg.OpExecutionContext) -> storage.Shard:
+def _shard(context: dg.OpExecutionContext) -> Shard:
     if not context.has_partition_key:
-        return storage.EVERY_ACCOUNT
+        return EVERY_ACCOUNT
     shards = SHARDS.get_partition_keys()
-    return storage.Shard(remainder=shards.index(context.partition_key), of=len(shards))
+    return Shard(remainder=shards.index(context.partition_key), of=len(shards))
 
 
 def _check(config: PostponeStaleCardsConfig) -> None:
@@ -97,8 +104,8 @@ def _report(
     context: dg.OpExecutionContext,
     config: PostponeStaleCardsConfig,
     as_of: datetime,
-    outcome: Outcome,
-    names: pl.DataFrame,
+    outcome: "Outcome",
+    names: "pl.DataFrame",
 ) -> None:
     counts = {
         "postponed": outcome.postponed,
@@ -121,7 +128,7 @@ def _report(
         context.log_event(dg.AssetMaterialization(auto_postponed_cards.key, metadata=counts))
 
 
-def _sentence(outcome: Outcome, *, dry_run: bool) -> str:
+def _sentence(outcome: "Outcome", *, dry_run: bool) -> str:
     if outcome.due == 0:
         return f"Nothing to do: no card is due on {outcome.boards:,} boards"
     done = "would be postponed" if dry_run else "postponed"
@@ -131,7 +138,7 @@ def _sentence(outcome: Outcome, *, dry_run: bool) -> str:
     )
 
 
-def _table(outcome: Outcome, names: pl.DataFrame) -> dg.TableMetadataValue:
+def _table(outcome: "Outcome", names: "pl.DataFrame") -> dg.TableMetadataValue:
     top = outcome.by_board.head(_TOP_BOARDS).join(names, on="board_id", how="left", maintain_order="left")
     return dg.MetadataValue.table(
         records=[

@@ -1,17 +1,15 @@
 """The queue handler that postpones one card, at its time instead of at the next full hour."""
 
+import threading
 from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from flatearth_pipelines import database
-from flatearth_pipelines.entropy import storage
-from flatearth_pipelines.entropy.staleness import actors, attributed, cutoffs, effective_periods, stale_cards
 from flatearth_pipelines.queue.functions import enqueue_job
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Handler, Payload, Registry, Result
 
-_LONGEST_WAIT = timedelta(days=366)
-"""A card that is due later than that is left to the hourly run."""
+_IMPORTING = threading.Lock()
+"""Of several threads that import a package with circles at once, some may find it half done."""
 
 
 class CheckCardEntropy(Payload):
@@ -26,44 +24,22 @@ def check_card_entropy(context: Context, payload: CheckCardEntropy) -> Result:
     The look at its time is a job of its own, one per card, that replaces an earlier one. A card that is not active, or
     gone, is left alone.
     """
-    connection = context.connection
-    as_of = database.now(connection)
-    card = storage.read_active_card(connection, payload.card_id)
-    if card.is_empty():
-        return {"postponed": False, "reason": "it is not active"}
-    boards = storage.read_boards(connection, board_id=card["board_id"].item())
-    chosen = storage.read_periods(connection, account_id=card["account_id"].item())
-    periods = effective_periods(boards.lazy(), chosen.lazy()).collect()
-    stale = stale_cards(card.lazy(), cutoffs(periods.lazy(), as_of)).collect()
-    if stale.is_empty():
-        due_at = _due_at(card["last_active_at"].item(), periods["period_ms"].item())
-        if due_at is None or due_at - as_of > _LONGEST_WAIT:
-            return {"postponed": False, "reason": "it is not due for a long time"}
+    with _IMPORTING:
+        from flatearth_pipelines.entropy.card import check_card  # noqa: PLC0415 - a drain starts without Polars: 0.15 s
+
+    def look_again(at: datetime) -> None:
         enqueue_job(
-            connection,
+            context.connection,
             Registry([CHECK_CARD_ENTROPY]),
             CHECK_CARD_ENTROPY.name,
             payload.model_dump(),
-            run_at=due_at,
+            run_at=at,
             job_key=f"{CHECK_CARD_ENTROPY.name} {payload.card_id}",
             on_conflict="replace",
             account_id=context.account_id,
         )
-        return {"postponed": False, "reason": "it is not due", "due_at": due_at.isoformat()}
-    people = storage.read_people(connection, stale["account_id"])
-    decided = attributed(stale.lazy(), actors(people.lazy())).collect()
-    done = storage.postpone_within(connection, decided, as_of)
-    if done.card_ids.is_empty():
-        return {"postponed": False, "reason": "somebody is changing it"}
-    return {"postponed": True, "event": bool(done.events)}
 
-
-def _due_at(last_active_at: datetime, period_ms: int) -> datetime | None:
-    """The first instant at which the card is stale: strictly after its period. None when no calendar reaches it."""
-    try:
-        return last_active_at + timedelta(milliseconds=period_ms) + timedelta(microseconds=1)
-    except OverflowError:
-        return None
+    return check_card(context.connection, payload.card_id, look_again)
 
 
 CHECK_CARD_ENTROPY = Handler(

@@ -11,6 +11,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFail
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.entropy.forecast import ACTIVE
+from flatearth_pipelines.entropy.portions import EVERY_ACCOUNT, Shard
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, PEOPLE, PERIODS
 from flatearth_pipelines.errors import NotFound
 from flatearth_pipelines.frames import bigint_array, driver_connection, read_frame, read_packed, unpacked
@@ -115,16 +116,6 @@ SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit
 # actor that an event refers to: while somebody holds one of those, the batch must not hold its cards.
 
 _ATTEMPTS = 3
-
-
-class Shard(NamedTuple):
-    """The accounts whose id leaves `remainder` when divided by `of`."""
-
-    remainder: int
-    of: int
-
-
-EVERY_ACCOUNT = Shard(remainder=0, of=1)
 
 
 class Postponed(NamedTuple):

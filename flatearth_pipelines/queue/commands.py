@@ -286,23 +286,23 @@ def _for_each(ids: Iterable[int], change: Callable[[Any, int], str | None], *, d
     """Change each in a transaction of its own: one that is refused keeps no other back, and ends it all with 1."""
     meant = list(dict.fromkeys(ids))
     changed = refused = 0
-    pool = database.engine(database.prepare(Settings.from_environment()), _APPLICATION)
-    try:
-        with pool.connect() as connection, progress(done, None if listed else len(meant)) as advance:
-            for job_id in meant:
-                try:
-                    with connection.begin():
-                        said = change(connection, job_id)
-                except (NotFound, WrongUsage, LimitReached) as error:
-                    refused += 1
-                    click.echo(f"Error: {error}", err=True)
-                else:
-                    changed += said is not None
-                    if listed:
-                        click.echo(said)
-                advance(1)
-    finally:
-        pool.dispose()
+    with (
+        database.connections(database.prepare(Settings.from_environment()), _APPLICATION) as pool,
+        pool.connect() as connection,
+        progress(done, None if listed else len(meant)) as advance,
+    ):
+        for job_id in meant:
+            try:
+                with connection.begin():
+                    said = change(connection, job_id)
+            except (NotFound, WrongUsage, LimitReached) as error:
+                refused += 1
+                click.echo(f"Error: {error}", err=True)
+            else:
+                changed += said is not None
+                if listed:
+                    click.echo(said)
+            advance(1)
     if not listed:
         click.echo(f"{done} {changed:,} jobs." if changed or refused else "Nothing to do: there is no such job.")
     if refused:

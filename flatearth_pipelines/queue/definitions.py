@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from flatearth_pipelines import database, mailer
+from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import FlatEarthError, WrongUsage
 from flatearth_pipelines.queue import storage
 from flatearth_pipelines.queue.alerts import alert_text, summary
@@ -19,6 +20,9 @@ from flatearth_pipelines.sensing import LOOK_SECONDS, TICK_SECONDS, on_its_way
 from flatearth_pipelines.settings import Settings
 
 _TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
+
+_AHEAD = timedelta(seconds=2)
+"""A drain takes about as long to start: it is asked for so long before a job is due, and waits for it."""
 
 _MOST_OWN_RUNS = 2
 
@@ -110,12 +114,9 @@ def _drain(context: dg.OpExecutionContext, config: DrainConfig, registry: Regist
 
 
 def _report(context: dg.OpExecutionContext, conninfo: str, report: Report, seconds: float) -> None:
-    pool = database.engine(conninfo, f"flatearth {context.job_name} {context.run_id[:8]}")
-    try:
-        with pool.begin() as connection:
-            health = storage.read_health(connection)
-    finally:
-        pool.dispose()
+    application = f"flatearth {context.job_name} {context.run_id[:8]}"
+    with database.connections(conninfo, application) as pool, pool.begin() as connection:
+        health = storage.read_health(connection)
     totals = {name.replace(" ", "_"): report.total(name) for name in OUTCOMES}
     context.log.info(_sentence(report, seconds))
     context.add_output_metadata(
@@ -135,23 +136,22 @@ def _report(context: dg.OpExecutionContext, conninfo: str, report: Report, secon
 def _tell_of_dead_jobs(context: dg.OpExecutionContext) -> None:
     """A mail for each handler; once one cannot be sent the others are left to the next run too."""
     settings = Settings.from_environment()
-    pool = database.engine(database.prepare(settings), f"flatearth {context.job_name} {context.run_id[:8]}")
-    try:
+    application = f"flatearth {context.job_name} {context.run_id[:8]}"
+    with database.connections(database.prepare(settings), application) as pool:
         with pool.begin() as connection:
             handlers = storage.handlers_to_tell_of(connection)
-        for handler in handlers:
-            with pool.begin() as connection:
-                alert = storage.take_alert(connection, handler)
-                if alert is None:
-                    continue
-                context.log.warning(summary(alert))
-                if settings.alert_email:
-                    subject, text = alert_text(alert)
-                    mailer.send(settings, mailer.text_message(settings, settings.alert_email, subject, text))
-    except mailer.MailNotSent as error:
-        context.log.warning(f"{error}; the next run tells of what nobody was told of yet")
-    finally:
-        pool.dispose()
+        try:
+            for handler in handlers:
+                with pool.begin() as connection:
+                    alert = storage.take_alert(connection, handler)
+                    if alert is None:
+                        continue
+                    context.log.warning(summary(alert))
+                    if settings.alert_email:
+                        subject, text = alert_text(alert)
+                        mailer.send(settings, mailer.text_message(settings, settings.alert_email, subject, text))
+        except mailer.MailNotSent as error:
+            context.log.warning(f"{error}; the next run tells of what nobody was told of yet")
 
 
 def _sentence(report: Report, seconds: float) -> str:
@@ -173,7 +173,7 @@ def _table(report: Report) -> dg.TableMetadataValue:
     )
 
 
-@dg.job(tags=_TAGS)
+@dg.job(tags=_TAGS | AT_ONCE)
 def run_due_jobs() -> None:
     """Run the one-off and recurring jobs that are due."""
     drain_due_jobs()
@@ -195,16 +195,11 @@ def run_heavy_job() -> None:
 def run_due_jobs_every_5_minutes() -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Start a drain, unless one is at work: that one does all of this itself."""
     try:
-        conninfo = database.prepare(Settings.from_environment())
+        with database.transaction(Settings.from_environment(), "flatearth run_due_jobs_every_5_minutes") as connection:
+            drained = storage.is_being_drained(connection)
     except FlatEarthError as error:
         yield dg.SkipReason(str(error))
         return
-    pool = database.engine(conninfo, "flatearth run_due_jobs_every_5_minutes")
-    try:
-        with pool.begin() as connection:
-            drained = storage.is_being_drained(connection)
-    finally:
-        pool.dispose()
     yield dg.SkipReason("A run is at work") if drained else dg.RunRequest()
 
 
@@ -222,12 +217,11 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
     except FlatEarthError as error:
         yield dg.SkipReason(str(error))
         return
-    pool = database.engine(conninfo, "flatearth run_due_jobs_when_due")
     seen = "Nothing is due"
-    try:
+    with database.connections(conninfo, "flatearth run_due_jobs_when_due") as pool:
         while True:
             with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                light, heavy = storage.is_due(connection)
+                light, heavy = storage.is_due(connection, ahead=_AHEAD)
                 drained = storage.is_being_drained(connection)
             requests = []
             if light and not drained and not on_its_way(context, "run_due_jobs"):
@@ -242,8 +236,6 @@ def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.Ru
             if time.monotonic() >= until:
                 break
             time.sleep(LOOK_SECONDS)
-    finally:
-        pool.dispose()
     yield dg.SkipReason(seen)
 
 

@@ -201,6 +201,7 @@ class Drain:
             )
             if over and self._workers.stuck:
                 self._workers.hand_back_waiting()
+            ended = self._ledger.ended
             claimed = await self._claim(connection, 0 if over else self._wanted(pace))
             if claimed:
                 await self._hand_out(connection, claimed)
@@ -210,7 +211,11 @@ class Drain:
                 idle_since = time.monotonic()
                 if not (claimed and pace.wanted()):
                     await self._pause()
-            elif over or (self._has_stayed(idle_since) and not await leases.sweep(connection)):
+            elif over or (
+                self._has_stayed(idle_since)
+                and self._ledger.ended == ended  # else look once more: what ended meanwhile may have enqueued a job
+                and not await leases.sweep(connection)
+            ):
                 return
             elif not claimed:
                 await self._wait_for_work(connection, idle_since)
@@ -240,7 +245,7 @@ class Drain:
         """Now and then, what nobody tells a drain of: lost workers, cron jobs, jobs that wait for what is over."""
         if time.monotonic() - last < _SWEEP_SECONDS:
             return last
-        self.report.rescued += await leases.rescue(connection, self._registry)
+        self.report.rescued += await leases.rescue(connection, self._registry, self._lease)
         self.report.cron_ticks += await leases.tick_crons(connection, self._registry)
         await leases.sweep(connection)
         return time.monotonic()

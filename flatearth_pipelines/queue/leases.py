@@ -167,14 +167,18 @@ async def sweep(connection: psycopg.AsyncConnection) -> int:
     return row[0] if row else 0
 
 
-async def rescue(connection: psycopg.AsyncConnection, registry: Registry) -> int:
-    """Settle the jobs of leases that have run out, whose workers are lost; return how many there were."""
+async def rescue(connection: psycopg.AsyncConnection, registry: Registry, own_lease: int | None = None) -> int:
+    """Settle the jobs of leases that have run out, whose workers are lost; return how many there were.
+
+    Not those of one's own lease: that it is lost the next claim says.
+    """
     rescued = 0
     while True:
         async with connection.transaction():
             cursor = await connection.execute(
-                "SELECT id FROM flatearth.job_leases WHERE expires_at <= clock_timestamp()"
-                " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+                "SELECT id FROM flatearth.job_leases WHERE expires_at <= clock_timestamp() AND id IS DISTINCT FROM %s"
+                " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED",
+                [own_lease],
             )
             lease = await cursor.fetchone()
             if lease is None:

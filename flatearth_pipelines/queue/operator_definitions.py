@@ -31,7 +31,7 @@ class HandlerConfig(dg.Config):
 class RetentionConfig(dg.Config):
     """How long ended jobs are kept."""
 
-    keep_finished_days: float = Field(default=7.0, description="Succeeded and cancelled jobs; whole days are dropped.")
+    keep_finished_days: float = Field(default=7.0, description="Succeeded and cancelled jobs.")
     keep_failed_days: float = Field(default=30.0, description="Failed jobs.")
 
 

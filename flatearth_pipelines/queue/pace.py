@@ -5,7 +5,7 @@ import time
 from flatearth_pipelines.queue.attempts import Workers
 from flatearth_pipelines.queue.ledger import Ledger
 
-_AHEAD_SECONDS = 0.05
+_AHEAD_SECONDS = 0.1
 """Work that is claimed before there is room for it: enough to keep the workers busy, little to lose with a worker."""
 
 _SHORTEST_MEASURE = 0.001

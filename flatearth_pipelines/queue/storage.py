@@ -169,12 +169,12 @@ def finish_job(connection: sa.Connection, lease_id: int, job_id: int, result: Ma
     return bool(connection.execute(sa.select(done)).scalar_one())
 
 
-def is_due(connection: sa.Connection) -> tuple[bool, bool]:
-    """Whether a job or cron job is due for a batch, and whether one that asks for a run of its own is."""
+def is_due(connection: sa.Connection, ahead: timedelta = timedelta(0)) -> tuple[bool, bool]:
+    """Whether a job or cron job is due for a batch, now or so long from now, and whether one for its own run is now."""
     query = sa.text(
-        "SELECT coalesce(flatearth.next_job_due(false) <= clock_timestamp(), false),"
+        "SELECT coalesce(flatearth.next_job_due(false) <= clock_timestamp() + :ahead, false),"
         " coalesce(flatearth.next_job_due(true) <= clock_timestamp(), false)"
-    )
+    ).bindparams(sa.bindparam("ahead", ahead, sa.Interval))
     light, heavy = connection.execute(query).one()
     return light, heavy
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy.portions import Shard
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.entropy import observed
 from flatearth_pipelines_tests.entropy.runs import run
@@ -77,9 +77,7 @@ def test_the_job_equals_a_row_by_row_reading_of_the_rule(
     before = observed.cards(engine)
     expected_cards, expected_events = row_by_row(engine, NOON)
 
-    outcomes = [
-        run(engine, shard=storage.Shard(remainder, shards), batch_size=batch_size) for remainder in range(shards)
-    ]
+    outcomes = [run(engine, shard=Shard(remainder, shards), batch_size=batch_size) for remainder in range(shards)]
 
     assert observed.cards(engine) == expected_cards
     assert observed.events(engine) == expected_events

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from flatearth_pipelines.entropy import storage
 from flatearth_pipelines.entropy.forecast import ACTIVE
+from flatearth_pipelines.entropy.portions import Shard
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, CUTOFFS, PEOPLE, PERIODS
 from flatearth_pipelines.errors import NotFound
 from flatearth_pipelines_tests import factories as make
@@ -34,7 +35,7 @@ def test_every_board_is_in_exactly_one_shard(connection: sa.Connection) -> None:
     for _ in range(6):
         make.board(connection, make.account(connection))
 
-    shards = [storage.read_boards(connection, storage.Shard(remainder, 4)) for remainder in range(4)]
+    shards = [storage.read_boards(connection, Shard(remainder, 4)) for remainder in range(4)]
 
     together = pl.concat(shards).sort("board_id")
     assert together.equals(storage.read_boards(connection).sort("board_id"))

@@ -131,7 +131,8 @@ def in_background(other: sa.Engine, call: Callable[[sa.Connection], Any]) -> Fut
 def wait_until_blocked(engine: sa.Engine) -> None:
     """Until a session of `other_engine` waits for a lock."""
     query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'somebody else' AND wait_event_type = 'Lock'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'somebody else' AND wait_event_type = 'Lock'"
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

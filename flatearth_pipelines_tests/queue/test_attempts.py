@@ -468,7 +468,8 @@ def test_a_statement_beyond_the_time_limit_is_cancelled_in_postgres_and_what_it_
         [handler(write_and_sleep, guarantee=Guarantee.TRANSACTIONAL, timeout=0.2 * SECOND)],
     )
 
-    until(lambda: scalar(engine, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)'") == 0)
+    at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(30)'"
+    until(lambda: scalar(engine, at_work) == 0)
     assert names(engine) == []
 
 
@@ -557,14 +558,15 @@ def test_no_more_jobs_than_allowed_run_at_once_and_as_many_as_allowed_do(
     engine: sa.Engine, database: str, options: dict[str, Any], most: int, *, is_async: bool
 ) -> None:
     overlap = Overlap()
+    all_here, all_here_async = threading.Barrier(most, timeout=60), asyncio.Barrier(most)
 
     async def work_async(_context: Context, _payload: NoPayload) -> None:
         with overlap.one_more():
-            await asyncio.sleep(0.03)
+            await all_here_async.wait()
 
     def work_plain(_context: Context, _payload: NoPayload) -> None:
         with overlap.one_more():
-            time.sleep(0.03)
+            all_here.wait()
 
     for _ in range(3 * most):
         add(engine, "work")

@@ -70,7 +70,12 @@ def parked(connection: sa.Connection, *job_ids: int) -> list[str | None]:
 
 
 def slots(connection: sa.Connection) -> dict[str, int]:
-    rows = connection.execute(sa.text("SELECT concurrency_key, job_id FROM flatearth.job_slots")).all()
+    """The keys that are taken, and by which job."""
+    query = (
+        "SELECT concurrency_key, id AS job_id FROM flatearth.live_jobs"
+        " WHERE concurrency_key IS NOT NULL AND lease_id IS NOT NULL"
+    )
+    rows = connection.execute(sa.text(query)).all()
     return {row.concurrency_key: row.job_id for row in rows}
 
 
@@ -263,6 +268,15 @@ def test_jobs_of_one_call_fail_each_in_its_own_way(connection: sa.Connection, le
     done = connection.execute(sa.text(query), {"lease": lease, "ids": [dead, waiting]}).scalar_one()
     told = [(job["state"], job["last_error"]) for job in (read_job(connection, dead), read_job(connection, waiting))]
     assert (done, told) == (2, [("failed", "a"), ("pending", "b")])
+
+
+def test_jobs_that_fail_together_and_wait_equally_long_are_claimed_again_in_the_order_of_their_ids(
+    connection: sa.Connection, lease: int
+) -> None:
+    first, second = enqueue(connection), enqueue(connection)
+    claim(connection, lease)
+    assert fail(connection, lease, [second, first], retry_in=NOW) == 2
+    assert claim(connection, lease, 1) == [first]
 
 
 def test_a_job_that_is_handed_back_waits_as_if_it_had_not_been_claimed(connection: sa.Connection, lease: int) -> None:

@@ -33,7 +33,7 @@ from flatearth_pipelines_tests.queue.workers import (
     until_gone,
 )
 
-JOB_SLOTS = "pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0))"
+JOB_SLOTS = "pg_advisory_xact_lock(hashtextextended('flatearth.concurrency_keys', 0))"
 
 
 def blocked(engine: sa.Engine) -> bool:
@@ -231,7 +231,7 @@ def test_a_keyed_job_whose_worker_is_killed_frees_its_key(engine: sa.Engine, dat
     drained(database, REGISTRY)
 
     assert states(engine) == {first: "succeeded", second: "succeeded"}
-    assert scalar(engine, "SELECT count(*) FROM flatearth.job_slots") == 0
+    assert scalar(engine, "SELECT count(*) FROM flatearth.live_jobs WHERE lease_id IS NOT NULL") == 0
 
 
 def test_postgres_restarted_in_mid_drain_ends_it_with_a_clear_error_and_the_next_drain_does_the_rest(

@@ -274,7 +274,10 @@ class Queue:
         assert [(row["id"], row["lease_id"]) for row in held] == [
             (job_id, job.lease) for job_id, job in running.items()
         ]
-        slots = self.rows("SELECT concurrency_key, job_id FROM flatearth.job_slots ORDER BY job_id")
+        slots = self.rows(
+            "SELECT concurrency_key, id AS job_id FROM flatearth.live_jobs"
+            " WHERE concurrency_key IS NOT NULL AND lease_id IS NOT NULL ORDER BY id"
+        )
         keyed = [(job.concurrency_key, job_id) for job_id, job in running.items() if job.concurrency_key is not None]
         assert [(row["concurrency_key"], row["job_id"]) for row in slots] == keyed
 

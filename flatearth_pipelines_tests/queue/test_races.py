@@ -480,7 +480,7 @@ def test_four_drains_with_keys_in_mixed_order_run_one_job_of_a_key_at_a_time_and
 
     assert sum(at_once(4, work)) == len(jobs)
     assert shared == []
-    assert column(engine, "SELECT count(*) FROM flatearth.job_slots") == [0]
+    assert column(engine, "SELECT count(*) FROM flatearth.live_jobs WHERE lease_id IS NOT NULL") == [0]
 
 
 def test_a_job_that_is_being_parked_while_its_key_becomes_free_is_woken(

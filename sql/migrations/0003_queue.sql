@@ -93,6 +93,11 @@ create index jobs_of_a_lease on flatearth.live_jobs (lease_id) where lease_id is
 create index waiting_jobs_of_a_key on flatearth.live_jobs (concurrency_key, run_at, id)
 where concurrency_key is not null and lease_id is null;
 
+-- By an expression, so that a look at one key's running job can use no other index.
+create unique index one_running_job_per_key on flatearth.live_jobs (
+    (case when lease_id is not null then concurrency_key end)
+) where concurrency_key is not null;
+
 create index parked_jobs on flatearth.live_jobs (parked, handler, id) where parked is not null;
 
 create index live_jobs_of_an_account on flatearth.live_jobs (account_id) where account_id is not null;
@@ -253,13 +258,6 @@ create table flatearth.job_keys (
     job_key text primary key,
     job_id bigint,
     used_at timestamptz not null default now()
-);
-
--- The keys that are taken by a running job.
-create table flatearth.job_slots (
-    concurrency_key text primary key,
-    job_id bigint not null,
-    constraint one_slot_per_job unique (job_id)
 );
 
 -- How far a running job is. A table of its own, so that reporting never waits for a claim.
@@ -885,6 +883,7 @@ create function flatearth.claim_jobs(
     after_id bigint default null
 ) returns setof flatearth.live_jobs
 language plpgsql
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -894,6 +893,7 @@ declare
     wanted integer := claim_jobs.most;
     places tid[];
     special boolean;
+    keyed boolean;
     suspect boolean;
     got integer;
     cut boolean := false;
@@ -920,8 +920,9 @@ begin
             select
                 array_agg(c.place),
                 bool_or(c.concurrency_key is not null or c.lost_workers > 0 or c.handler = any(paused)),
+                bool_or(c.concurrency_key is not null),
                 bool_or(c.lost_workers > 0)
-            into places, special, suspect
+            into places, special, keyed, suspect
             from (
                 select ctid as place, concurrency_key, lost_workers, handler from flatearth.live_jobs
                 where own_run = claim_jobs.own_run and lease_id is null and parked is null
@@ -937,7 +938,7 @@ begin
             exit when places is null;
             if special then
                 select s.places, s.cut into places, cut
-                from flatearth.runnable_jobs(places, paused, suspect, wanted = claim_jobs.most) as s;
+                from flatearth.runnable_jobs(places, paused, keyed, suspect, wanted = claim_jobs.most) as s;
             end if;
             return query
             update flatearth.live_jobs
@@ -955,47 +956,60 @@ $$;
 -- Of these locked candidates those that may run now; parks the others. cut is true when a job that has already killed
 -- a worker is among them: it comes alone, and nothing after it.
 create function flatearth.runnable_jobs(
-    candidates tid[], paused text[], suspect boolean, nothing_claimed_yet boolean, out places tid[], out cut boolean
+    candidates tid[],
+    paused text[],
+    keyed boolean,
+    suspect boolean,
+    nothing_claimed_yet boolean,
+    out places tid[],
+    out cut boolean
 )
 language plpgsql
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
     first_suspect integer;
+    parked_now integer;
 begin
     cut := false;
-    update flatearth.live_jobs set parked = 'pause' where ctid = any(candidates) and handler = any(paused);
-    select array_agg(j.ctid order by j.run_at, j.id) into candidates
-    from flatearth.live_jobs as j where j.ctid = any(candidates) and j.parked is null;
+    if paused is not null then
+        update flatearth.live_jobs set parked = 'pause' where ctid = any(candidates) and handler = any(paused);
+        select array_agg(j.ctid order by j.run_at, j.id) into candidates
+        from flatearth.live_jobs as j where j.ctid = any(candidates) and j.parked is null;
+    end if;
 
-    if exists (select from flatearth.live_jobs where ctid = any(candidates) and concurrency_key is not null) then
+    if keyed then
         -- One claim or release at a time decides about keys, so that no wake-up is lost between them.
-        perform pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0));
+        perform pg_advisory_xact_lock(hashtextextended('flatearth.concurrency_keys', 0));
         with
         keyed as materialized (
             select j.ctid as place, j.id, j.concurrency_key, j.run_at from flatearth.live_jobs as j
             where j.ctid = any(candidates) and j.concurrency_key is not null
         ),
-        first_of_key as (
-            select k.place, k.id, k.concurrency_key from keyed as k
+        runnable as (
+            select k.id from keyed as k
             where not exists (
                 select from flatearth.live_jobs as e
                 where e.concurrency_key = k.concurrency_key and e.lease_id is null
                 and e.parked is distinct from 'wait'
                 and (e.run_at, e.id) < (k.run_at, k.id)
             )
-        ),
-        taken as (
-            insert into flatearth.job_slots (concurrency_key, job_id)
-            select f.concurrency_key, f.id from first_of_key as f
-            on conflict do nothing
-            returning job_id
+            and (  -- a probe by index for each: the planner takes leases for rare, and would look at all of them
+                select r.id from flatearth.live_jobs as r
+                where case when r.lease_id is not null then r.concurrency_key end = k.concurrency_key
+                and r.concurrency_key is not null
+                limit 1
+            ) is null
         )
         update flatearth.live_jobs as j set parked = 'key'
         from keyed as k
-        where j.ctid = k.place and not exists (select from taken as t where t.job_id = k.id);
-        select array_agg(j.ctid order by j.run_at, j.id) into candidates
-        from flatearth.live_jobs as j where j.ctid = any(candidates) and j.parked is null;
+        where j.ctid = k.place and k.id not in (select r.id from runnable as r);
+        get diagnostics parked_now = row_count;
+        if parked_now > 0 then
+            select array_agg(j.ctid order by j.run_at, j.id) into candidates
+            from flatearth.live_jobs as j where j.ctid = any(candidates) and j.parked is null;
+        end if;
     end if;
 
     if suspect then
@@ -1009,16 +1023,14 @@ begin
         places := candidates[
             1:case when first_suspect > 1 then first_suspect - 1 when nothing_claimed_yet then 1 else 0 end
         ];
-        perform flatearth.release_job_slots(array_agg(j.id)) from flatearth.live_jobs as j
-        where j.ctid = any(candidates) and not j.ctid = any(places) and j.concurrency_key is not null;
     else
         places := candidates;
     end if;
 end
 $$;
 
--- Frees the concurrency keys that these jobs hold, and wakes the next job of each.
-create function flatearth.release_job_slots(job_ids bigint[], lease_id bigint default null) returns void
+-- Wakes the next job of each concurrency key that these jobs of the lease hold, which are about to wait or to be dead.
+create function flatearth.wake_next_of_jobs(job_ids bigint[], lease_id bigint) returns void
 language plpgsql
 set enable_seqscan = off
 as $$
@@ -1026,27 +1038,14 @@ as $$
 declare
     freed text[];
 begin
-    if job_ids is null or not exists (select from flatearth.job_slots) then
-        return;
-    end if;
-    perform pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0));
-    with gone as (
-        delete from flatearth.job_slots as s
-        where s.job_id = any(job_ids) and (
-            release_job_slots.lease_id is null
-            or exists (
-                select from flatearth.live_jobs as j
-                where j.id = s.job_id and j.lease_id is not distinct from release_job_slots.lease_id
-            )
-        )
-        returning concurrency_key
-    )
-    select array_agg(concurrency_key) into freed from gone;
+    select array_agg(concurrency_key) into freed from flatearth.live_jobs
+    where id = any(job_ids) and concurrency_key is not null and lease_id = wake_next_of_jobs.lease_id;
     perform flatearth.wake_next_of_keys(freed);
 end
 $$;
 
--- Wakes the first parked job of each of these keys. One that an application holds locked is woken by the next sweep.
+-- Wakes the first parked job of each of these keys, to be claimed when this transaction has committed. One that an
+-- application holds locked is woken by the next sweep.
 create function flatearth.wake_next_of_keys(concurrency_keys text[]) returns integer
 language plpgsql
 set enable_seqscan = off
@@ -1055,6 +1054,10 @@ as $$
 declare
     woken integer;
 begin
+    if concurrency_keys is null then
+        return 0;
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('flatearth.concurrency_keys', 0));
     update flatearth.live_jobs set parked = null
     where ctid = any(array(
         select j.ctid
@@ -1090,35 +1093,39 @@ as $$
 #variable_conflict use_column
 declare
     done integer;
+    freed text[];
 begin
     perform from flatearth.job_leases where id = finish_jobs.lease_id for key share;
     if not found then
         return 0;
     end if;
-    perform flatearth.release_job_slots(job_ids, finish_jobs.lease_id);
     with gone as (
         delete from flatearth.live_jobs
         where id = any(job_ids) and lease_id is not distinct from finish_jobs.lease_id
         returning *
+    ),
+    ended as (
+        insert into flatearth.finished_jobs (
+            id, account_id, run_at, created_at, started_at, finished_at, priority, timeout_ms, attempts, max_attempts,
+            own_run, handler, state, job_key, concurrency_key, origin, cron_job_id, backoff, payload, result, last_error
+        )
+        select
+            id, account_id, run_at, created_at, started_at, clock_timestamp(), priority, timeout_ms, attempts,
+            max_attempts, own_run, handler, finish_jobs.state, job_key, concurrency_key, origin, cron_job_id, backoff,
+            case when finish_jobs.state = 'cancelled' or pg_column_size(payload) <= 2048 then payload end,
+            results -> id::text,
+            case when finish_jobs.state = 'cancelled' then finish_jobs.reason else last_error end
+        from gone
     )
-    insert into flatearth.finished_jobs (
-        id, account_id, run_at, created_at, started_at, finished_at, priority, timeout_ms, attempts, max_attempts,
-        own_run, handler, state, job_key, concurrency_key, origin, cron_job_id, backoff, payload, result, last_error
-    )
-    select
-        id, account_id, run_at, created_at, started_at, clock_timestamp(), priority, timeout_ms, attempts,
-        max_attempts, own_run, handler, finish_jobs.state, job_key, concurrency_key, origin, cron_job_id, backoff,
-        case when finish_jobs.state = 'cancelled' or pg_column_size(payload) <= 2048 then payload end,
-        results -> id::text,
-        case when finish_jobs.state = 'cancelled' then finish_jobs.reason else last_error end
-    from gone;
-    get diagnostics done = row_count;
+    select count(*), array_agg(concurrency_key) filter (where concurrency_key is not null) into done, freed from gone;
+    perform flatearth.wake_next_of_keys(freed);
     return done;
 end
 $$;
 
 -- Records that these jobs of the lease failed: they wait for that many milliseconds, or with null are dead. lost is
--- for jobs whose worker was lost with them. Returns how many there were.
+-- for jobs whose worker was lost with them. Returns how many there were. Jobs that fail together and wait equally long
+-- are due at the same instant, so that they keep the order of their ids.
 create function flatearth.fail_jobs(
     lease_id bigint, job_ids bigint[], errors text[], retry_in_ms bigint[], lost boolean default false
 ) returns integer
@@ -1130,12 +1137,14 @@ as $$
 #variable_conflict use_column
 declare
     done integer;
+    failed_at timestamptz;
 begin
     perform from flatearth.job_leases where id = fail_jobs.lease_id for key share;
     if not found then
         return 0;
     end if;
-    perform flatearth.release_job_slots(job_ids, fail_jobs.lease_id);
+    perform flatearth.wake_next_of_jobs(job_ids, fail_jobs.lease_id);
+    failed_at := clock_timestamp();
     with
     said as materialized (
         select * from unnest(job_ids, errors, retry_in_ms) as s (id, error, wait_ms)
@@ -1145,7 +1154,7 @@ begin
         set
             lease_id = null, started_at = null, last_error = said.error,
             lost_workers = j.lost_workers + fail_jobs.lost::integer,
-            run_at = clock_timestamp() + said.wait_ms * interval '1 millisecond'
+            run_at = failed_at + said.wait_ms * interval '1 millisecond'
         from said
         where j.id = said.id and j.lease_id is not distinct from fail_jobs.lease_id and said.wait_ms is not null
         returning j.id
@@ -1162,7 +1171,7 @@ begin
             own_run, handler, job_key, concurrency_key, origin, cron_job_id, backoff, payload, last_error
         )
         select
-            id, account_id, run_at, created_at, started_at, clock_timestamp(), priority, timeout_ms, attempts,
+            id, account_id, run_at, created_at, started_at, failed_at, priority, timeout_ms, attempts,
             max_attempts, own_run, handler, job_key, concurrency_key, origin, cron_job_id, backoff, payload, error
         from gone
         returning id
@@ -1187,7 +1196,7 @@ begin
     if not found then
         return 0;
     end if;
-    perform flatearth.release_job_slots(job_ids, hand_back_jobs.lease_id);
+    perform flatearth.wake_next_of_jobs(job_ids, hand_back_jobs.lease_id);
     update flatearth.live_jobs
     set
         lease_id = null, started_at = null, attempts = attempts - 1,
@@ -1231,12 +1240,13 @@ begin
     ));
     get diagnostics woken = row_count;
     if exists (select from flatearth.live_jobs where parked = 'key') then
-        perform pg_advisory_xact_lock(hashtextextended('flatearth.job_slots', 0));
-        delete from flatearth.job_slots as s
-        where not exists (select from flatearth.live_jobs as r where r.id = s.job_id and r.lease_id is not null);
+        perform pg_advisory_xact_lock(hashtextextended('flatearth.concurrency_keys', 0));
         select woken + flatearth.wake_next_of_keys(array_agg(k.concurrency_key)) into woken
         from (select distinct concurrency_key from flatearth.live_jobs where parked = 'key') as k
-        where not exists (select from flatearth.job_slots as s where s.concurrency_key = k.concurrency_key);
+        where not exists (
+            select from flatearth.live_jobs as r
+            where r.concurrency_key = k.concurrency_key and r.lease_id is not null
+        );
     end if;
     return woken;
 end
