@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from benchmarks import generation
 from benchmarks.servers import Lab, connected, say
@@ -144,17 +143,13 @@ def _now(connection: psycopg.Connection) -> datetime:
 
 def _facts(lab: Lab, plan: Plan) -> Facts | None:
     """What an earlier run noted about the data set; None if it is not there, unfinished or of another making."""
-    with connected(lab.conninfo("postgres")) as connection:
-        note = "select shobj_description(oid, 'pg_database') from pg_database where datname = %s"
-        row = connection.execute(note, [plan.name]).fetchone()
-    facts = Facts(**json.loads(row[0])) if row and row[0] else None
+    note = lab.note_of(plan.name)
+    facts = Facts(**json.loads(note)) if note else None
     return facts if facts and facts.fingerprint == _fingerprint(plan) else None
 
 
 def _remember(lab: Lab, name: str, facts: Facts) -> None:
-    with connected(lab.conninfo("postgres")) as connection:
-        note = sql.SQL("comment on database {} is {}")
-        connection.execute(note.format(sql.Identifier(name), json.dumps(asdict(facts))))
+    lab.remember(name, json.dumps(asdict(facts)))
 
 
 def _fingerprint(plan: Plan) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from psycopg import sql
-
-from benchmarks import queue_children, queue_peers
+from benchmarks import children, queue_peers
 from benchmarks.data import WrongResult
 from benchmarks.queue_peers.peers import Peer
 from benchmarks.servers import Lab, connected, say
@@ -120,7 +118,7 @@ class Backlog:
     def build(self, lab: Lab) -> None:
         """Make the template, unless it is there."""
         note = hashlib.sha256(repr(self).encode() + _sources()).hexdigest()
-        if _note_of(lab, self.name) == note:
+        if lab.note_of(self.name) == note:
             return
         say(f"{self.name}: making {self.jobs:,} jobs of {self.peer.name if self.peer else 'ours'}")
         lab.copy("template0", self.name)
@@ -131,7 +129,7 @@ class Backlog:
         fill(conninfo)
         with connected(conninfo) as connection:
             connection.execute("vacuum (analyze)")
-        _remember(lab, self.name, note)
+        lab.remember(self.name, note)
 
     def _fill(self, conninfo: str) -> None:
         source = random.Random(1)  # noqa: S311 - bytes that do not compress
@@ -151,24 +149,11 @@ class Backlog:
     def _fill_peer(self, conninfo: str) -> None:
         if self.peer is not None:
             url = database.url(conninfo)
-            queue_children.run([*self.peer.command, "install", url])
-            queue_children.run([*self.peer.command, "fill", url, str(self.jobs), str(self.payload_bytes)])
+            children.run([*self.peer.command, "install", url])
+            children.run([*self.peer.command, "fill", url, str(self.jobs), str(self.payload_bytes)])
 
 
 def _sources() -> bytes:
     """What makes a template: the migrations and this code."""
     made_by = [Path(__file__), *Path(queue_peers.__path__[0]).glob("*"), *schema.directory().glob("*.sql")]
     return b"".join(path.read_bytes() for path in sorted(made_by) if path.is_file())
-
-
-def _note_of(lab: Lab, name: str) -> str | None:
-    with connected(lab.conninfo("postgres")) as connection:
-        note = "select shobj_description(oid, 'pg_database') from pg_database where datname = %s"
-        row = connection.execute(note, [name]).fetchone()
-    return str(row[0]) if row else None
-
-
-def _remember(lab: Lab, name: str, note: str) -> None:
-    with connected(lab.conninfo("postgres")) as connection:
-        comment = sql.SQL("comment on database {} is {}")
-        connection.execute(comment.format(sql.Identifier(name), note))

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import queue_limit
+from benchmarks.children import seconds_of
 from benchmarks.queue_backlogs import Backlog
-from benchmarks.queue_children import seconds_of
 from benchmarks.queue_peers.peers import Peers
 from benchmarks.report import Gate, Row, Spread
 from benchmarks.servers import Lab, connected

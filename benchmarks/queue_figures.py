@@ -12,11 +12,11 @@ from statistics import median
 import sqlalchemy as sa
 
 from benchmarks import queue_daemon, queue_limit
+from benchmarks.children import seconds_of, started
 from benchmarks.data import WrongResult
 from benchmarks.measure import rounds
 from benchmarks.queue_backlogs import Backlog
 from benchmarks.queue_bench import Bench, faster
-from benchmarks.queue_children import seconds_of, started
 from benchmarks.queue_drain import HANDLERS
 from benchmarks.report import Gate, Row, measured
 from benchmarks.servers import connected, say

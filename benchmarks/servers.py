@@ -72,6 +72,19 @@ class Lab:
             copy = sql.SQL("create database {} template {} strategy file_copy")
             connection.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
 
+    def note_of(self, name: str) -> str | None:
+        """What `remember` noted about a database; None if it is not there, or unfinished."""
+        with connected(self.conninfo("postgres")) as connection:
+            note = "select shobj_description(oid, 'pg_database') from pg_database where datname = %s"
+            row = connection.execute(note, [name]).fetchone()
+        return str(row[0]) if row and row[0] else None
+
+    def remember(self, name: str, note: str) -> None:
+        """Note that about a database, now that it is finished."""
+        with connected(self.conninfo("postgres")) as connection:
+            comment = sql.SQL("comment on database {} is {}")
+            connection.execute(comment.format(sql.Identifier(name), note))
+
     def drop(self, name: str = _CLONE) -> None:
         """Drop a database, if it is there, whoever is connected."""
         with connected(self.conninfo("postgres")) as connection:

@@ -56,6 +56,10 @@ class Child:
             self.process.wait()
             raise WrongResult(f"{self.process.args!r} did not start: {self._complaint()}")
 
+    def next_number(self) -> int:
+        """What it says in its next line."""
+        return int(_pipe(self.process.stdout).readline())
+
     def _complaint(self) -> str:
         self.errors.seek(0)
         return self.errors.read()[-2000:]
