@@ -11,7 +11,8 @@ import sys
 import time
 from datetime import timedelta
 
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.clerk import Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.handlers import Context, Handler, NoPayload, Payload, Registry
 
 _LIMIT = timedelta(minutes=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import dagster as dg
 from pydantic import Field
 
+from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.notifications import storage
 from flatearth_pipelines.notifications.notifying import BATCH_SIZE, Outcome, notify
@@ -121,7 +122,7 @@ def _table(outcome: Outcome) -> dg.TableMetadataValue:
     )
 
 
-@dg.job(tags={"feature": "notifications", ".dagster/repository": "__repository__@flatearth"})
+@dg.job(tags={"feature": "notifications", ".dagster/repository": "__repository__@flatearth"} | AT_ONCE)
 def notify_recipients() -> None:
     """Tell people of what is new: of events, and of mentions in titles and comments."""
     notify_people()

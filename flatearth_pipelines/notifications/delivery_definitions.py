@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 from sqlalchemy import Connection
 
+from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import WrongSetting, WrongUsage
 from flatearth_pipelines.instants import instant
 from flatearth_pipelines.notifications.delivery import BATCH_SIZE, CONNECTIONS, Delivery, Options, Report, rehearse
@@ -172,7 +173,7 @@ def _table(report: Report) -> dg.TableMetadataValue:
     )
 
 
-@dg.job(tags=_TAGS)
+@dg.job(tags=_TAGS | AT_ONCE)
 def deliver_bundles() -> None:
     """Send each person whose window is over one email with what is unread in it."""
     mail_due_bundles()

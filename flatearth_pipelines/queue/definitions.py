@@ -12,7 +12,8 @@ from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import FlatEarthError, WrongUsage
 from flatearth_pipelines.queue import storage
 from flatearth_pipelines.queue.alerts import alert_text, summary
-from flatearth_pipelines.queue.drain import MOST_A_CLAIM, Drain, Options
+from flatearth_pipelines.queue.clerk import MOST_A_CLAIM, Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.handlers import Registry
 from flatearth_pipelines.queue.ledger import OUTCOMES, Report
 from flatearth_pipelines.resources import Postgres, clear_failure

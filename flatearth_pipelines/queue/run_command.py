@@ -8,7 +8,8 @@ from collections.abc import Generator
 import click
 
 from flatearth_pipelines import database
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.clerk import Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.ledger import Report
 from flatearth_pipelines.queue.terminal_context import handlers
 from flatearth_pipelines.settings import Settings

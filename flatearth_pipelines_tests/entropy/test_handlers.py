@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from flatearth_pipelines import database as db
 from flatearth_pipelines.entropy.handlers import CHECK_CARD_ENTROPY, CheckCardEntropy
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.clerk import Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Registry
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.entropy import observed

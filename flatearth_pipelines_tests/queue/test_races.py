@@ -23,7 +23,8 @@ from flatearth_pipelines import database as db
 from flatearth_pipelines.errors import LeaseLost
 from flatearth_pipelines.queue import leases
 from flatearth_pipelines.queue.backoff import Fixed
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.clerk import Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.functions import cancel_job
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Handler, NoPayload, Payload, Registry, Retry
 from flatearth_pipelines.queue.storage import finish_job, read_job

@@ -25,7 +25,8 @@ from sqlalchemy import event
 
 from flatearth_pipelines.queue import storage
 from flatearth_pipelines.queue.backoff import Fixed
-from flatearth_pipelines.queue.drain import Drain, Options
+from flatearth_pipelines.queue.clerk import Options
+from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.handlers import Context, Guarantee, Handler, NoPayload, Payload, Registry
 from flatearth_pipelines.queue.ledger import Report
 from flatearth_pipelines_tests.conftest import ROOT
