@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -281,7 +282,7 @@ class Windows:
             raise WrongResult(f"{self.name}: expected all to be mailed with 4 items, found {became}")
 
 
-def _build(lab: Lab, name: str, script: str, **sizes: int) -> None:
+def _build(lab: Lab, name: str, script: LiteralString, **sizes: int) -> None:
     migrations = b"".join(path.read_bytes() for path in sorted(schema.directory().glob("*.sql")))
     note = hashlib.sha256(f"{script}{sizes}".encode() + Path(__file__).read_bytes() + migrations).hexdigest()
     if lab.note_of(name) == note:

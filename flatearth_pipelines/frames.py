@@ -4,14 +4,14 @@ import struct
 import sys
 from array import array
 from collections.abc import Mapping
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import polars as pl
-import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
 from flatearth_pipelines.bigints import BigintArray
+from flatearth_pipelines.driver import driver_connection
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: what `timestamptz_send` counts from."""
@@ -71,11 +71,6 @@ def append_frame(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame
         for part in frame.iter_slices(_COPY_ROWS):
             # Quoted text, so that an empty string is not null and a backslash-dot not the end.
             copy.write(part.write_csv(include_header=False, quote_style="non_numeric"))
-
-
-def driver_connection(connection: sa.Connection) -> psycopg.Connection:
-    """The psycopg connection below, in the same transaction."""
-    return cast("psycopg.Connection", connection.connection.driver_connection)
 
 
 def unpacked(name: str, dtype: pl.DataType, packed: bytes | None) -> pl.Series:

@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import database as db
+from flatearth_pipelines.driver import driver_connection
 from flatearth_pipelines.errors import NotFound, WrongUsage
-from flatearth_pipelines.frames import driver_connection
 from flatearth_pipelines.resources import Clock, Postgres, clear_failure
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines_tests.factories import NOON

@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 from sqlalchemy.exc import DBAPIError
 
+from flatearth_pipelines.driver import driver_connection
 from flatearth_pipelines.entropy.forecast import ACTIVE
 from flatearth_pipelines.entropy.portions import EVERY_ACCOUNT, Shard
 from flatearth_pipelines.entropy.staleness import BOARDS, CARDS, PEOPLE, PERIODS
 from flatearth_pipelines.errors import NotFound
-from flatearth_pipelines.frames import bigint_array, driver_connection, read_frame, read_packed, unpacked
+from flatearth_pipelines.frames import bigint_array, read_frame, read_packed, unpacked
 from flatearth_pipelines.tables import accounts, boards, cards, users
 
 BOARD_NAMES = pl.Schema({"board_id": pl.Int64(), "name": pl.String()})

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import WrongUsage
-from flatearth_pipelines.notifications import storage
-from flatearth_pipelines.notifications.notifying import BATCH_SIZE, Outcome, notify
+from flatearth_pipelines.notifications.backlog_storage import is_anything_new, read_backlog
+from flatearth_pipelines.notifications.outcome import BATCH_SIZE, Outcome
 from flatearth_pipelines.resources import Postgres, clear_failure
 from flatearth_pipelines.sensing import start_when_due
 
@@ -40,6 +40,8 @@ class NotifyConfig(dg.Config):
 @dg.op
 def notify_people(context: dg.OpExecutionContext, config: NotifyConfig, postgres: Postgres) -> None:
     """Turn every new event and mention into notifications, each in its person's window."""
+    from flatearth_pipelines.notifications.notifying import notify  # noqa: PLC0415 - every other run starts without Polars
+
     with clear_failure(), postgres.alone(context, _LOCK) as session:
         if isinstance(session, str):
             context.log.info(f"Nothing done: people are being told by {session}")
@@ -55,7 +57,7 @@ def notify_people(context: dg.OpExecutionContext, config: NotifyConfig, postgres
             progress=_log_now_and_then(context),
         )
         with session.begin():
-            backlog = storage.read_backlog(session)
+            backlog = read_backlog(session)
     _report(context, outcome, backlog, time.monotonic() - began)
 
 
@@ -136,7 +138,7 @@ def notify_recipients() -> None:
 )
 def notify_recipients_on_new_events(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Wait up to 25 s for something new."""
-    return start_when_due(context, "notify_recipients", lock=_LOCK, is_due=storage.is_anything_new, run_config=_STAYING)
+    return start_when_due(context, "notify_recipients", lock=_LOCK, is_due=is_anything_new, run_config=_STAYING)
 
 
 _STAYING = dg.RunConfig(ops={"notify_people": NotifyConfig(stay_seconds=20)})

@@ -104,7 +104,8 @@ class Delivery:
                 senders.close()
                 self.report.outage = senders.outage
                 with contextlib.suppress(Exception):  # the claim's end frees what could not be recorded
-                    self._record(claim, senders.take(0))
+                    self._record(claim, senders, 0)
+                    self._hand_back_the_rest(claim)
             self._record_what_was_locked(claim)
         return self.report
 
@@ -123,7 +124,7 @@ class Delivery:
                 stays = time.monotonic() + self._options.stay_seconds
             if senders.backlog:
                 room = more and senders.outage is None and senders.backlog < size
-                self._record(claim, senders.take(0 if room else _LOOK_SECONDS))
+                self._record(claim, senders, 0 if room else _LOOK_SECONDS)
             elif senders.outage is not None:
                 self._put_off(senders.outage)
                 return
@@ -139,7 +140,7 @@ class Delivery:
                 claimed = delivery_storage.claim_these(self._connection, claim, ids[at : at + size], early=early)
             self._begin(claim, senders, claimed)
             while senders.backlog:
-                self._record(claim, senders.take(_LOOK_SECONDS))
+                self._record(claim, senders, _LOOK_SECONDS)
 
     def _claim_due(self, claim: uuid.UUID) -> list[int]:
         with self._connection.begin():
@@ -156,13 +157,16 @@ class Delivery:
         senders.put(bundle for bundle in bundles if reasons[bundle.id] is None)
         self._settle(claim, [without_mail(bundle_id, reason) for bundle_id, reason in reasons.items() if reason])
 
-    def _record(self, claim: uuid.UUID, sent: Sequence[Sent[Bundle]]) -> None:
+    def _record(self, claim: uuid.UUID, senders: Senders[Bundle], seconds: float) -> None:
+        """Record what was sent, as soon as anything was; interrupted anywhere, the next time does it."""
+        sent = senders.look(seconds)
         nobody = {
             (each.item.email, each.answer.said)
             for each in sent
             if each.item.email and each.answer is not None and each.answer.fate is Fate.NOBODY
         }
         self._settle(claim, [self._settlement(each) for each in sent], nobody)
+        senders.forget(sent)
 
     def _settlement(self, sent: Sent[Bundle]) -> Settlement:
         bundle, answer = sent
@@ -195,6 +199,12 @@ class Delivery:
                 self.report.lost_to_others += 1
         self._unrecorded = {bundle_id: self._unrecorded[bundle_id] for bundle_id in locked}
         self._progress(self.report)
+
+    def _hand_back_the_rest(self, claim: uuid.UUID) -> None:
+        """What an interrupt came to between its claim and its mail."""
+        with self._connection.begin():
+            rest = delivery_storage.hand_back_all_but(self._connection, claim, list(self._unrecorded))
+        self.report.outcomes["handed_back"] += rest
 
     def _record_what_was_locked(self, claim: uuid.UUID) -> None:
         """Wait for those who have these bundles locked, but not for ever: what is not recorded is sent again."""

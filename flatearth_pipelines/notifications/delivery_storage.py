@@ -138,6 +138,18 @@ _STILL_CLAIMED = sa.text("""
 SELECT id FROM flatearth.notification_bundles WHERE id = ANY(:ids) AND status = 'processing' AND claim = :claim
 """).bindparams(_IDS, _CLAIM_ID)
 
+_HAND_BACK = sa.text("""
+WITH mine AS MATERIALIZED (
+    SELECT id FROM flatearth.notification_bundles
+    WHERE status = 'processing' AND claim = :claim AND id <> ALL(:ids)
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE flatearth.notification_bundles AS b
+SET status = 'pending', attempts = b.attempts - 1, claim = NULL, claimed_until = NULL
+FROM mine
+WHERE b.id = mine.id
+""").bindparams(_CLAIM_ID, _IDS)
+
 _PUT_OFF = sa.text("""
 WITH due AS MATERIALIZED (
     SELECT id FROM flatearth.notification_bundles
@@ -256,6 +268,11 @@ def settle(
         "handed_back": [each.handed_back for each in settlements],
     }
     return set(connection.execute(_SETTLE, {"as_of": as_of, "claim": claim, **values}).scalars())
+
+
+def hand_back_all_but(connection: sa.Connection, claim: uuid.UUID, ids: Sequence[int]) -> int:
+    """Have what the claim holds wait again as if it had not been claimed, but for these; return how many that are."""
+    return connection.execute(_HAND_BACK, {"claim": claim, "ids": ids}).rowcount
 
 
 def still_claimed(connection: sa.Connection, claim: uuid.UUID, ids: Sequence[int]) -> set[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from flatearth_pipelines.frames import driver_connection
+from flatearth_pipelines.driver import driver_connection
 from flatearth_pipelines.notifications.digest import EXCERPT_LENGTH, MOST_ITEMS, Bundle, Item
 
 _IDS = sa.bindparam("ids", type_=ARRAY(sa.BigInteger))

@@ -2,15 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import polars as pl
 from sqlalchemy import Connection
 
-from flatearth_pipelines.notifications import audience_storage, mentions, recipients, storage
-
-BATCH_SIZE = 5_000
-"""Events or texts in one transaction."""
+from flatearth_pipelines.notifications import audience_storage, backlog_storage, mentions, recipients, storage
+from flatearth_pipelines.notifications.outcome import BATCH_SIZE, Batch, Outcome
 
 _MOST_PEOPLE = 10_000
 """How many people the events of one transaction speak to, but for an event that speaks to more: what bounds its memory,
@@ -21,43 +18,6 @@ _MOST_BYTES = 16_000_000
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
-
-
-@dataclass
-class Outcome:
-    """What a run, or one transaction of it, did."""
-
-    events: int = 0
-    """Events whose people were told, or that are nobody's news."""
-    texts: int = 0
-    """Titles and comments that were looked at."""
-    mentions: int = 0
-    notifications: int = 0
-    bundles: int = 0
-    """Windows that were opened."""
-    held_back: int = 0
-    """Events and texts that still wait, because somebody does not let go of the row of a person they are for."""
-    by_action: dict[str, int] = field(default_factory=dict)
-    """Notifications by what they are about: an action, or `mention`."""
-
-    def add(self, other: "Outcome") -> None:
-        """Count what another transaction did."""
-        self.events += other.events
-        self.texts += other.texts
-        self.mentions += other.mentions
-        self.notifications += other.notifications
-        self.bundles += other.bundles
-        self.held_back += other.held_back
-        for action, notifications in other.by_action.items():
-            self.by_action[action] = self.by_action.get(action, 0) + notifications
-
-
-@dataclass
-class Batch(Outcome):
-    """One transaction."""
-
-    last_id: int = 0
-    """Of the events or texts that it took."""
 
 
 _Work = Callable[[Connection, int, int], Batch | None]
@@ -91,7 +51,7 @@ def notify(
                 return outcome
             time.sleep(_PAUSE_SECONDS)
             with connection.begin():
-                anything_new = storage.is_anything_new(connection)
+                anything_new = backlog_storage.is_anything_new(connection)
 
 
 def _pass(

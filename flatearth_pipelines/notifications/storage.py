@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from sqlalchemy.exc import DBAPIError
 
+from flatearth_pipelines.driver import driver_connection
 from flatearth_pipelines.errors import FlatEarthError
-from flatearth_pipelines.frames import bigint_array, driver_connection, unpacked
+from flatearth_pipelines.frames import bigint_array, unpacked
 from flatearth_pipelines.notifications.mentions import TEXTS
 from flatearth_pipelines.notifications.recipients import EVENTS
 
@@ -29,19 +30,6 @@ NOTIFICATIONS = pl.Schema(
 )
 
 NEW_MENTIONS = pl.Schema({"mention_id": pl.Int64(), "user_id": pl.Int64(), "creator_id": pl.Int64()})
-
-_ANYTHING_NEW = sa.text("""
-SELECT
-    (SELECT event_id FROM flatearth.unnotified_events ORDER BY event_id LIMIT 1) IS NOT NULL
-    OR (SELECT id FROM flatearth.unscanned_sources ORDER BY id LIMIT 1) IS NOT NULL
-""")
-# By the index, which remembers what is deleted: a sequential scan, as for EXISTS, would visit all that was there today.
-
-_BACKLOG = sa.text("""
-SELECT
-    (SELECT count(*) FROM flatearth.unnotified_events) AS events_waiting,
-    (SELECT count(*) FROM flatearth.unscanned_sources) AS texts_waiting
-""")
 
 _EVENTS = """
 WITH taken AS MATERIALIZED (
@@ -201,16 +189,6 @@ def read_columns(
             for (name, dtype), packed in zip(schema.items(), row, strict=True)
         ]
     )
-
-
-def is_anything_new(connection: sa.Connection) -> bool:
-    """Whether there are events that nobody was told of, or texts that were not looked at."""
-    return bool(connection.execute(_ANYTHING_NEW).scalar_one())
-
-
-def read_backlog(connection: sa.Connection) -> dict[str, int]:
-    """How many events and texts wait: `events_waiting`, `texts_waiting`."""
-    return dict(connection.execute(_BACKLOG).mappings().one())
 
 
 def take_events(connection: sa.Connection, limit: int, after: int = 0) -> pl.DataFrame:

@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -23,7 +23,7 @@ _LOST_IN_A_ROW = 3
 """So many lost connections one after the other, or as many as there are lines, mean that the server is away."""
 
 _GATHER_SECONDS = 0.02
-"""How long `take` waits for more once something is done: to record each mail by itself costs as much as to send it."""
+"""How long `look` waits for more once something is done: to record each mail by itself costs as much as to send it."""
 
 _IDLE_LINES = 10
 
@@ -58,6 +58,7 @@ class Senders(Generic[T]):
         self._fresh = fresh_seconds
         self._inbox: SimpleQueue[tuple[T, float] | None] = SimpleQueue()
         self._done: SimpleQueue[Sent[T]] = SimpleQueue()
+        self._taken: list[Sent[T]] = []
         self._backlog = 0
         self._stopping = False
         self._lock = threading.Lock()
@@ -81,7 +82,7 @@ class Senders(Generic[T]):
 
     @property
     def backlog(self) -> int:
-        """How many were put and not taken out yet."""
+        """How many were put and not forgotten yet."""
         return self._backlog
 
     def put(self, items: Iterable[T]) -> None:
@@ -91,18 +92,24 @@ class Senders(Generic[T]):
             self._backlog += 1
             self._inbox.put((item, until))
 
-    def take(self, seconds: float) -> list[Sent[T]]:
-        """What is done; waits for so long for the first of it, and a moment for more."""
-        done: list[Sent[T]] = []
+    def look(self, seconds: float) -> list[Sent[T]]:
+        """What is done and not forgotten; waits for so long for the first of it, and a moment for more.
+
+        It is the same at the next look: an interrupt between the two loses nothing of it.
+        """
         with contextlib.suppress(Empty):
             if seconds > 0:
-                done.append(self._done.get(timeout=seconds))
+                self._taken.append(self._done.get(timeout=seconds))
                 if self._backlog > 1:
                     time.sleep(_GATHER_SECONDS)
             while True:
-                done.append(self._done.get_nowait())
-        self._backlog -= len(done)
-        return done
+                self._taken.append(self._done.get_nowait())
+        return list(self._taken)
+
+    def forget(self, sent: Sequence[Sent[T]]) -> None:
+        """These are recorded: no later look finds them."""
+        del self._taken[: len(sent)]
+        self._backlog -= len(sent)
 
     def stop(self) -> None:
         """Begin nothing more: what waits comes out untried."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from flatearth_pipelines import frames, tables
+from flatearth_pipelines.driver import driver_connection
 from flatearth_pipelines.workspaces.workspace import REFERENCES, SCHEMAS, TYPED_REFERENCES, Workspace
 
 _GROWTH = 4
@@ -58,7 +59,7 @@ def load(connection: sa.Connection, workspace: Workspace) -> Workspace:
 
 def _refresh_statistics(connection: sa.Connection) -> None:
     names = sql.SQL(", ").join(sql.Identifier(tables.SCHEMA, name) for name in SCHEMAS)
-    frames.driver_connection(connection).execute(sql.SQL("analyze {}").format(names))
+    driver_connection(connection).execute(sql.SQL("analyze {}").format(names))
 
 
 def _reserved_ids(connection: sa.Connection, name: str, rows: int) -> pl.Series:

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from flatearth_pipelines.definitions import defs
 from flatearth_pipelines.notifications import notifying
-from flatearth_pipelines.notifications.notifying import Outcome, notify
+from flatearth_pipelines.notifications.notifying import notify
+from flatearth_pipelines.notifications.outcome import Outcome
 from flatearth_pipelines_tests.dagster_runs import failure_of, metadata_of
 
 

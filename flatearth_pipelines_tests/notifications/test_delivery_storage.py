@@ -204,6 +204,20 @@ def test_what_somebody_has_locked_is_not_recorded_and_stays_the_claims(
         assert storage.still_claimed(connection, MINE, [first, second]) == {first}
 
 
+def test_what_a_claim_holds_is_handed_back_as_if_it_had_not_been_claimed_but_for_what_is_named(
+    connection: sa.Connection, work: Workspace
+) -> None:
+    kept, back = claimed(connection, work, 2)
+    (others,) = due_bundles(connection, work, 1)
+    storage.claim_due(connection, uuid.uuid4(), None, 1)
+
+    assert storage.hand_back_all_but(connection, MINE, [kept]) == 1
+
+    rows = [one(connection, bundle_id) for bundle_id in (kept, back, others)]
+    assert [(row["status"], row["attempts"]) for row in rows] == [("processing", 1), ("pending", 0), ("processing", 1)]
+    assert storage.claim_due(connection, MINE, None, 10) == [back]
+
+
 def test_a_bundle_that_failed_can_wait_again_with_all_its_attempts(connection: sa.Connection, work: Workspace) -> None:
     failed, delivered = due_bundles(connection, work, 2)
     update(connection, failed, status="failed", outcome="exhausted", last_error="why", attempts=8)

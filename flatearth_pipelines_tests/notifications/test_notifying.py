@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from flatearth_pipelines import tables
 from flatearth_pipelines.notifications import notifying
-from flatearth_pipelines.notifications.notifying import Outcome, notify
+from flatearth_pipelines.notifications.notifying import notify
+from flatearth_pipelines.notifications.outcome import Outcome
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.notifications import observed
 from flatearth_pipelines_tests.notifications.notified import run

@@ -15,7 +15,8 @@ from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import tables
 from flatearth_pipelines.notifications.functions import create_notification, set_notification_settings
-from flatearth_pipelines.notifications.notifying import Outcome, notify
+from flatearth_pipelines.notifications.notifying import notify
+from flatearth_pipelines.notifications.outcome import Outcome
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.notifications import observed
 from flatearth_pipelines_tests.notifications.notified import run

@@ -39,7 +39,8 @@ def sent(
     with senders:
         senders.put(range(count))
         while senders.backlog:
-            done += senders.take(0.1)
+            done += (looked := senders.look(0.1))
+            senders.forget(looked)
     assert len(done) == count
     return dict(done)
 
@@ -137,16 +138,31 @@ def test_once_stopped_nothing_more_is_begun_and_what_was_begun_is_finished(post:
         senders.stop()
         go_on.set()
 
-    assert fates(dict(senders.take(0))) == {Fate.TAKEN: 1, None: 9}
+    done = senders.look(0)
+    assert fates(dict(done)) == {Fate.TAKEN: 1, None: 9}
+    assert senders.backlog == 10
+    senders.forget(done)
     assert senders.backlog == 0
 
 
-def test_take_waits_for_the_first_and_for_no_longer_than_told(post: Server) -> None:
+def test_a_look_waits_for_the_first_and_for_no_longer_than_told(post: Server) -> None:
     with Senders(settings(post.url), numbered, connections=1) as senders:
-        assert senders.take(0) == senders.take(0.05) == []
+        assert senders.look(0) == senders.look(0.05) == []
         senders.put([1])
-        (only,) = senders.take(60)
+        (only,) = senders.look(60)
     assert only.item == 1
+
+
+def test_what_is_done_is_seen_until_it_is_forgotten(post: Server) -> None:
+    with Senders(settings(post.url), numbered, connections=1) as senders:
+        senders.put([1])
+        first = senders.look(60)
+        assert senders.look(0) == first
+        senders.put([2])
+        until(lambda: len(senders.look(0)) == 2)
+        senders.forget(first)
+        (second,) = senders.look(0)
+    assert (second.item, senders.backlog) == (2, 1)
 
 
 def test_closing_leaves_no_thread(post: Server) -> None:
