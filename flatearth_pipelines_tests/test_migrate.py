@@ -21,7 +21,9 @@ NAMES = [path.stem for path in sorted(schema.directory().glob("*.sql")) if not p
 
 CATALOG = {
     "columns": """
-        select table_name, column_name, ordinal_position, data_type, is_nullable, column_default, is_identity,
+        select table_name, column_name,
+            row_number() over (partition by table_name order by ordinal_position),  -- columns that went leave gaps
+            data_type, is_nullable, column_default, is_identity,
             generation_expression
         from information_schema.columns where table_schema = 'flatearth'
     """,

@@ -204,7 +204,8 @@ class Delivery:
         """What an interrupt came to between its claim and its mail."""
         with self._connection.begin():
             rest = delivery_storage.hand_back_all_but(self._connection, claim, list(self._unrecorded))
-        self.report.outcomes["handed_back"] += rest
+        if rest:
+            self.report.outcomes["handed_back"] += rest
 
     def _record_what_was_locked(self, claim: uuid.UUID) -> None:
         """Wait for those who have these bundles locked, but not for ever: what is not recorded is sent again."""
