@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from flatearth_pipelines.errors import WrongSchema
 
@@ -78,13 +79,16 @@ def directory() -> Path:
 
 @contextlib.contextmanager
 def autocommit(connection: psycopg.Connection) -> Generator[None]:
-    """Each statement a transaction of its own, for as long as the block lasts."""
+    """Each statement a transaction of its own, for as long as the block lasts.
+
+    After an interrupt a statement may still be at work: such a connection stays as it is.
+    """
     before = connection.autocommit
     connection.autocommit = True
     try:
         yield
     finally:
-        if not connection.closed:
+        if connection.info.transaction_status == TransactionStatus.IDLE:
             connection.autocommit = before
 
 

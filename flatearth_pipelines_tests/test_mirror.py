@@ -10,9 +10,13 @@ PACKAGE = TESTS.parent / "flatearth_pipelines"
 WITHOUT_TESTS = {
     "handlers.py": "a list of what the features define, each tested there",
     "bigints.py": "test_frames.py binds them",
+    "driver.py": "one look below SQLAlchemy, seen wherever SQL is spoken",
     "dagster_coordinator.py": "seen in test_processes.py, where Dagster's daemon launches runs",
     "entropy/card.py": "what the handler does: test_handlers.py",
     "entropy/portions.py": "two constants and a pair of numbers",
+    "notifications/outcome.py": "what a run counts: test_notifying.py",
+    "queue/clerk.py": "of a drain the coroutine that claims and records: test_drain.py",
+    "queue/enqueue_command.py": "a command of `flatearth jobs`: test_commands.py types it",
     "queue/job_lines.py": "what people type: test_commands.py tries it as they do",
     "queue/leases.py": "what it says is SQL: test_claims.py, test_races.py and test_drain.py see what comes of it",
     "queue/keeper.py": "what it keeps for a drain: test_drain.py, test_attempts.py and test_crashes.py see it",

@@ -208,7 +208,7 @@ def test_what_a_claim_holds_is_handed_back_as_if_it_had_not_been_claimed_but_for
     connection: sa.Connection, work: Workspace
 ) -> None:
     kept, back = claimed(connection, work, 2)
-    (others,) = due_bundles(connection, work, 1)
+    others = bundle(connection, work.person(connection), "-1 hour", "-1 minute")
     storage.claim_due(connection, uuid.uuid4(), None, 1)
 
     assert storage.hand_back_all_but(connection, MINE, [kept]) == 1

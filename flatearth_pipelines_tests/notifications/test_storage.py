@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.notifications import backlog_storage, storage
+from flatearth_pipelines.notifications import storage
 from flatearth_pipelines.notifications.mentions import NAMED, TEXTS
 from flatearth_pipelines.notifications.recipients import EVENTS
 from flatearth_pipelines_tests import factories as make
@@ -85,17 +85,6 @@ def test_deleted_events_are_new_no_more_and_the_others_are(connection: sa.Connec
     first, second, third = make.events(connection, work.board, work.actor, 3)
     storage.delete_events(connection, ids(first, third))
     assert storage.take_events(connection, 10)["event_id"].to_list() == [second]
-
-
-def test_there_is_something_new_while_an_event_or_a_text_waits(connection: sa.Connection, work: Workspace) -> None:
-    assert not backlog_storage.is_anything_new(connection)
-    event = work.event(connection)
-    assert backlog_storage.is_anything_new(connection)
-    assert backlog_storage.read_backlog(connection) == {"events_waiting": 1, "texts_waiting": 0}
-    storage.delete_events(connection, ids(event))
-    make.comment(connection, work.card, "@[Ada](user:1)")
-    assert backlog_storage.is_anything_new(connection)
-    assert backlog_storage.read_backlog(connection) == {"events_waiting": 0, "texts_waiting": 1}
 
 
 # Texts
