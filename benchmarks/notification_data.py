@@ -40,9 +40,9 @@ from flatearth.boards as b, generate_series(1, 8) as place;
 set flatearth.silent = on;
 
 insert into flatearth.cards (id, account_id, board_id, creator_id, number, title, status)
-select id, b.account_id, b.id, 10 * (b.account_id - 1) + 1 + id % 8, id, 'Card ' || md5(id::text), 'published'
-from generate_series(1, 10 * {accounts}) as id
-join flatearth.boards as b on b.id = 1 + (id - 1) % (2 * {accounts});
+select i, b.account_id, b.id, 10 * (b.account_id - 1) + 1 + i % 8, i, 'Card ' || md5(i::text), 'published'
+from generate_series(1, 10 * {accounts}) as i
+join flatearth.boards as b on b.id = 1 + (i - 1) % (2 * {accounts});
 
 insert into flatearth.watches (account_id, card_id, user_id, watching)
 select account_id, id, 10 * (account_id - 1) + 1 + (id / 7 + place) % 8, place < 3
@@ -59,11 +59,11 @@ set flatearth.silent = off;
 
 insert into flatearth.comments (id, account_id, card_id, creator_id, body)
 select
-    id, c.account_id, c.id, 10 * (c.account_id - 1) + 1 + (id / 5) % 9,
-    repeat(md5(id::text) || ' ', 6)
-    || case when id % 20 = 0 then '@[Person](user:' || 10 * (c.account_id - 1) + 1 + (id / 20) % 9 || ')' else '' end
-from generate_series(1, {events} * 4 / 10) as id
-join flatearth.cards as c on c.id = 1 + (id * 7) % (10 * {accounts});
+    i, c.account_id, c.id, 10 * (c.account_id - 1) + 1 + (i / 5) % 9,
+    repeat(md5(i::text) || ' ', 6)
+    || case when i % 20 = 0 then '@[Person](user:' || 10 * (c.account_id - 1) + 1 + (i / 20) % 9 || ')' else '' end
+from generate_series(1, {events} * 4 / 10) as i
+join flatearth.cards as c on c.id = 1 + (i * 7) % (10 * {accounts});
 
 insert into flatearth.events (account_id, board_id, creator_id, action, eventable_type, eventable_id)
 select c.account_id, k.board_id, c.creator_id, 'comment_created', 'comment', c.id
@@ -184,9 +184,7 @@ select
 
 _WINDOWS = """
 insert into flatearth.comments (id, account_id, card_id, creator_id, body)
-select id, c.account_id, c.id, 10 * (c.account_id - 1) + 1, repeat(md5(id::text) || ' ', 6)
-from generate_series(1, 10 * {accounts}) as id
-join flatearth.cards as c on c.id = id;
+select id, account_id, id, 10 * (account_id - 1) + 1, repeat(md5(id::text) || ' ', 6) from flatearth.cards;
 
 insert into flatearth.events (account_id, board_id, creator_id, action, eventable_type, eventable_id)
 select c.account_id, c.board_id, 10 * (c.account_id - 1) + 1, a.action, a.type, c.id

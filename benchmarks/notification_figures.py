@@ -95,22 +95,27 @@ def mailing(bench: Bench) -> list[Row]:
     seconds = rounds(
         bench.rounds,
         {
-            "ours": lambda: _delivered(bench, windows).seconds,
-            "bare": lambda: _mailed(bench, windows, "bare").seconds,
+            "ours": lambda: _delivered(bench, windows, "aiosmtpd").seconds,
+            "loop": lambda: _mailed(bench, windows, "bare", "aiosmtpd").seconds,
+            "ours, bare sink": lambda: _delivered(bench, windows, "bare").seconds,
+            "loop, bare sink": lambda: _mailed(bench, windows, "bare", "bare").seconds,
             "writing": lambda: _child("write", bench.lab.fresh(windows.name)).seconds,
         },
     )
-    mails = f"{windows.bundles:,} bundles"
+    share = f"{windows.bundles:,} bundles: the rate, as a share of a smtplib loop's with as many connections"
+
+    def row(sink: str, ours: str, loop: str, gate: Gate | None = None) -> Row:
+        return compared("mailing", f"{share}, to {sink}", seconds[ours], seconds[loop], gate, times_slower=True)
+
     return [
+        row("aiosmtpd", "ours", "loop", Gate(least=0.7)),
+        row("a sink that looks at nothing", "ours, bare sink", "loop, bare sink"),
         compared(
             "mailing",
-            f"{mails}: the rate, as a share of a bare smtplib loop's with as many connections",
+            f"{windows.bundles:,} bundles: writing the mails, of the whole",
+            seconds["writing"],
             seconds["ours"],
-            seconds["bare"],
-            Gate(least=0.7),
-            times_slower=True,
         ),
-        compared("mailing", f"{mails}: writing the mails, of the whole", seconds["writing"], seconds["ours"]),
     ]
 
 
@@ -120,8 +125,8 @@ def memory(bench: Bench) -> list[Row]:
     peaks = rounds(
         bench.rounds,
         {
-            "few": lambda: _delivered(bench, few).peak_mb,
-            "many": lambda: _delivered(bench, many).peak_mb,
+            "few": lambda: _delivered(bench, few, "bare").peak_mb,
+            "many": lambda: _delivered(bench, many, "bare").peak_mb,
         },
     )
     ratio = median(large / small for small, large in zip(peaks["few"], peaks["many"], strict=True))
@@ -135,15 +140,15 @@ def memory(bench: Bench) -> list[Row]:
 FIGURES = {each.__name__: each for each in (telling, mailing, memory)}
 
 
-def _delivered(bench: Bench, windows: Windows) -> _Run:
-    run = _mailed(bench, windows, "deliver")
+def _delivered(bench: Bench, windows: Windows, sink: str) -> _Run:
+    run = _mailed(bench, windows, "deliver", sink)
     windows.verify(bench.lab.conninfo("clone"))
     return run
 
 
-def _mailed(bench: Bench, windows: Windows, what: str) -> _Run:
+def _mailed(bench: Bench, windows: Windows, what: str, sink: str) -> _Run:
     conninfo = bench.lab.fresh(windows.name)
-    with _sink(windows.bundles) as port:
+    with _sink(sink, windows.bundles) as port:
         return _child(what, conninfo, str(port))
 
 
@@ -155,13 +160,13 @@ def _child(what: str, *arguments: str) -> _Run:
 
 
 @contextlib.contextmanager
-def _sink(mails: int) -> Generator[int]:
+def _sink(kind: str, mails: int) -> Generator[int]:
     """The port of a sink that is sent so many mails.
 
     Raises:
         WrongResult: it was sent more or fewer.
     """
-    with started([_SINK]) as (sink,):
+    with started([(*_SINK, kind)]) as (sink,):
         yield sink.next_number()
         sink.begin()
         taken = sink.said()["taken"]
