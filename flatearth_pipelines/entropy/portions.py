@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-BATCH_SIZE = 5_000
-"""Cards in one transaction. People who touch such a card wait for it: 0.2 s at most where this was measured."""
+BATCH_SIZE = 2_500
+"""Cards in one transaction. People who touch such a card wait for it: some 0.2 s at most where this was measured."""
 
 
 class Shard(NamedTuple):

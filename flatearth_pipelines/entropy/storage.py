@@ -113,7 +113,7 @@ SELECT string_agg(int8send(id), ''), (SELECT count(*) FROM recorded) FROM postpo
 _PROBE_BY_INDEX = """
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL lock_timeout = '2s'
 """
-# A batch of 5,000 looks to the planner like a reason to read the whole table. The lock timeout is for the board and the
+# A batch of 2,500 looks to the planner like a reason to read the whole table. The lock timeout is for the board and the
 # actor that an event refers to: while somebody holds one of those, the batch must not hold its cards.
 
 _ATTEMPTS = 3

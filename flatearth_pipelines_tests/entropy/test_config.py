@@ -19,7 +19,7 @@ AS_OF = NOON.isoformat()
 def test_an_ordinary_run_needs_no_config() -> None:
     config = PostponeStaleCardsConfig()
 
-    assert (config.as_of, config.dry_run, config.batch_size) == (None, False, 5_000)
+    assert (config.as_of, config.dry_run, config.batch_size) == (None, False, 2_500)
 
 
 def test_without_as_of_the_database_s_now_is_taken(engine: sa.Engine, instance: dg.DagsterInstance) -> None:
