@@ -1,6 +1,7 @@
 """Workspaces with news that nobody was told of, and with windows whose mail is due; and what must come of them."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString
@@ -210,6 +211,46 @@ insert into flatearth.notification_bundles (account_id, user_id, starts_at, ends
 select account_id, id, now() - interval '61 minutes', now() - interval '31 minutes' from flatearth.users
 """
 # Everybody has four unread notifications, of two cards or more, and a window that is over.
+
+
+_ONE_WINDOW = """
+with person as (
+    select n.user_id, n.account_id from flatearth.notifications as n
+    join flatearth.users as u on u.id = n.user_id and u.role <> 'system'
+    where not exists (select from flatearth.notification_bundles as b where b.user_id = n.user_id)
+    limit 1
+),
+told as (
+    update flatearth.notifications as n set created_at = now(), read_at = null from person as p
+    where n.user_id = p.user_id
+)
+insert into flatearth.notification_bundles (account_id, user_id, starts_at, ends_at)
+select account_id, user_id, now(), now() + %s * interval '1 second' from person
+returning id
+"""
+
+_PROMPTNESS = """
+select extract(epoch from delivered_at - ends_at)::float8 from flatearth.notification_bundles
+where id = %s and outcome = 'mailed'
+"""
+
+
+def promptness(conninfo: str, ends_in: float, patience: float = 180) -> float:
+    """Seconds from the end of a window, which is so many seconds away, to when its mail was taken; by a daemon.
+
+    Raises:
+        WrongResult: it was not.
+    """
+    with connected(conninfo) as connection:
+        [(bundle_id,)] = connection.execute(_ONE_WINDOW, [ends_in]).fetchall()
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            row = connection.execute(_PROMPTNESS, [bundle_id]).fetchone()
+            if row:
+                say(f"  from a window's end to its mail: {row[0]:.3f} s")
+                return float(row[0])
+            time.sleep(0.1)
+    raise WrongResult(f"the daemon delivered no bundle within {patience:.0f} s")
 
 
 @dataclass(frozen=True)

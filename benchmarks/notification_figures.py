@@ -2,20 +2,27 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from benchmarks import notification_rivals as rivals
+from benchmarks import queue_daemon
 from benchmarks.children import started
 from benchmarks.data import WrongResult
 from benchmarks.measure import rounds
-from benchmarks.notification_data import News, Windows
+from benchmarks.notification_data import News, Windows, promptness
 from benchmarks.report import Gate, Row, compared, measured
-from benchmarks.servers import Lab
+from benchmarks.servers import Lab, connected, say
 
 _SAMPLE = 100
 """The loop is run on one event of so many."""
+
+_BETWEEN_SECONDS = 15.0
+_ENDS_IN_SECONDS = 20.0
+"""So that the run before has ended, which stays for ten seconds."""
 
 _CHILD = (sys.executable, "-m", "benchmarks.notification_child")
 _SINK = (sys.executable, "-m", "benchmarks.mail_sink")
@@ -26,6 +33,7 @@ class Bench:
     """Where and how much is measured."""
 
     lab: Lab
+    home: Path
     events: int
     """New ones; and the bundles of the larger delivery, whose tenth is the ordinary one."""
     rounds: int
@@ -137,7 +145,23 @@ def memory(bench: Bench) -> list[Row]:
     ]
 
 
-FIGURES = {each.__name__: each for each in (telling, mailing, memory)}
+def daemon(bench: Bench) -> list[Row]:
+    """From a window's end to its mail, through Dagster's daemon, into a directory: when nothing else is at work."""
+    conninfo = bench.lab.fresh(bench.few.name)
+    with connected(conninfo) as connection:
+        connection.execute("delete from flatearth.notification_bundles")
+    with queue_daemon.running(bench.home, conninfo):
+        say("  the first, while the daemon starts")
+        promptness(conninfo, 1)
+        found = []
+        for _ in range(2 * bench.rounds):
+            time.sleep(_BETWEEN_SECONDS)
+            found.append(promptness(conninfo, _ENDS_IN_SECONDS))
+    what = f"{len(found)} windows, from their end to their mail: median; the longest {max(found):.2f} s"
+    return [measured("daemon", what, median(found), gate=Gate(most=1.5, unit="s"))]
+
+
+FIGURES = {each.__name__: each for each in (telling, mailing, memory, daemon)}
 
 
 def _delivered(bench: Bench, windows: Windows, sink: str) -> _Run:

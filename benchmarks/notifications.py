@@ -17,6 +17,6 @@ if __name__ == "__main__":
             size=100_000,
             fewest=1_000,
             figures=FIGURES,
-            bench=lambda lab, _home, events, rounds: Bench(lab, events, rounds),
+            bench=Bench,
         )
     )

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 from psycopg import sql
 
+from flatearth_pipelines.cli import cli
 from flatearth_pipelines.errors import WrongUsage
-from flatearth_pipelines.workspaces.commands import demo, import_
 
 BOARD = {
     "name": "Home",
@@ -19,8 +19,7 @@ BOARD = {
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
-    command = {"demo": demo, "import": import_}[arguments[0]]
-    return CliRunner().invoke(command, arguments[1:], input=stdin)
+    return CliRunner().invoke(cli, arguments, input=stdin)
 
 
 def answer(*arguments: str, stdin: str | None = None) -> dict[str, Any]:
