@@ -20,6 +20,15 @@ _SESSION = "-c timezone=UTC -c client_connection_check_interval=5s"
 
 bigints.register()
 
+_LOCK_HOLDER = sa.text("""
+SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(:name, 0)
+""")
+
 
 def embedded_server(settings: Settings) -> EmbeddedServer:
     """The server of `FLATEARTH_HOME`, running or not."""
@@ -119,6 +128,11 @@ def transaction(settings: Settings, application: str) -> Generator[sa.Connection
     """One transaction on a prepared database: committed at the end, rolled back by an error."""
     with connections(prepare(settings), application) as pool, pool.begin() as connection:
         yield connection
+
+
+def lock_holder(connection: sa.Connection, name: str) -> str | None:
+    """Who holds the advisory lock of that name in this database, and since when, in words; None when it is free."""
+    return connection.execute(_LOCK_HOLDER, {"name": name}).scalar()
 
 
 def now(connection: sa.Connection) -> datetime:

@@ -1,7 +1,8 @@
 """What an op may ask for. Only this module and the `…definitions.py` files know Dagster."""
 
 import contextlib
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from datetime import datetime
 
 import dagster as dg
@@ -17,14 +18,7 @@ from flatearth_pipelines.settings import Settings
 
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
 
-_HOLDER = sa.text("""
-SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
-FROM pg_locks AS l
-JOIN pg_stat_activity AS a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(:name, 0)
-""")
+_SECONDS_BETWEEN_LOGS = 10
 
 
 class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic for Dagster's own use
@@ -59,7 +53,7 @@ class Postgres(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic fo
         with self.connection(context) as connection:
             with connection.begin():
                 free = connection.execute(_TRY_LOCK, {"name": name}).scalar_one()
-                holder = None if free else connection.execute(_HOLDER, {"name": name}).scalar()
+                holder = None if free else database.lock_holder(connection, name)
             yield connection if free else holder or "another run, which has just ended"
 
 
@@ -72,6 +66,19 @@ class Clock(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic for D
             return instant(text)
         with connection.begin():
             return database.now(connection)
+
+
+def log_now_and_then(context: dg.OpExecutionContext) -> Callable[[str], None]:
+    """What logs a sentence unless it is less than ten seconds since the one before, or since now."""
+    last = time.monotonic()
+
+    def log(sentence: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
+            last = time.monotonic()
+            context.log.info(sentence)
+
+    return log
 
 
 @contextlib.contextmanager

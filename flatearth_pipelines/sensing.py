@@ -18,15 +18,6 @@ LOOK_SECONDS = 0.2
 _STARTING_SECONDS = 15
 """How long a run may take from being asked for to holding its lock, or a lease."""
 
-_IS_HELD = sa.text("""
-SELECT EXISTS (
-    SELECT FROM pg_locks AS l
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-    AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended(:name, 0)
-)
-""")
-
 
 def start_when_due(
     context: dg.SensorEvaluationContext,
@@ -51,7 +42,7 @@ def start_when_due(
         while True:
             with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 due = is_due(connection)
-                held = due and bool(connection.execute(_IS_HELD, {"name": lock}).scalar_one())
+                held = due and database.lock_holder(connection, lock) is not None
             if due and not held and not on_its_way(context, job_name):
                 return dg.RunRequest(job_name=job_name, run_config=run_config)
             if due:

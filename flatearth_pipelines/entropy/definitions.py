@@ -1,7 +1,5 @@
 """The job that postpones stale cards, whole or by shard of accounts, and its hourly schedule."""
 
-import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +8,7 @@ from pydantic import Field
 
 from flatearth_pipelines.entropy.portions import BATCH_SIZE, EVERY_ACCOUNT, Shard
 from flatearth_pipelines.errors import WrongUsage
-from flatearth_pipelines.resources import Clock, Postgres, clear_failure
+from flatearth_pipelines.resources import Clock, Postgres, clear_failure, log_now_and_then
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 LARGEST_BATCH = 100_000
 
 _TOP_BOARDS = 20
-_SECONDS_BETWEEN_LOGS = 10
 
 SHARDS = dg.StaticPartitionsDefinition([f"accounts {remainder} of 4" for remainder in range(4)])
 """By account id modulo four: a backfill of all of them is one `auto_postpone`, in as many processes as may run."""
@@ -63,13 +60,14 @@ def postpone_stale_cards(
             return
         _check(config)
         as_of = clock.as_of(session, config.as_of)
+        log = log_now_and_then(context)
         outcome = postpone_backlog(
             session,
             as_of,
             shard=shard,
             batch_size=config.batch_size,
             dry_run=config.dry_run,
-            progress=_log_now_and_then(context),
+            progress=lambda postponed, due: log(f"{postponed:,} of {due:,} due cards postponed so far"),
         )
         with session.begin():
             names = storage.read_board_names(session, outcome.by_board["board_id"].head(_TOP_BOARDS))
@@ -86,18 +84,6 @@ def _shard(context: dg.OpExecutionContext) -> Shard:
 def _check(config: PostponeStaleCardsConfig) -> None:
     if not 1 <= config.batch_size <= LARGEST_BATCH:
         raise WrongUsage(f"batch_size is {config.batch_size}: it takes 1 to {LARGEST_BATCH:,}")
-
-
-def _log_now_and_then(context: dg.OpExecutionContext) -> Callable[[int, int], None]:
-    last = time.monotonic()
-
-    def log(postponed: int, due: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
-            last = time.monotonic()
-            context.log.info(f"{postponed:,} of {due:,} due cards postponed so far")
-
-    return log
 
 
 def _report(

@@ -1,7 +1,6 @@
 """The job that tells people of new events and mentions, and the sensor that starts it."""
 
 import time
-from collections.abc import Callable
 
 import dagster as dg
 from pydantic import Field
@@ -10,13 +9,12 @@ from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.notifications.backlog_storage import is_anything_new, read_backlog
 from flatearth_pipelines.notifications.outcome import BATCH_SIZE, Outcome
-from flatearth_pipelines.resources import Postgres, clear_failure
+from flatearth_pipelines.resources import Postgres, clear_failure, log_now_and_then
 from flatearth_pipelines.sensing import start_when_due
 
 LARGEST_BATCH = 10_000
 
 _LOCK = "flatearth.notify_recipients"
-_SECONDS_BETWEEN_LOGS = 10
 _LONGEST_SECONDS = 86_400
 
 created_notifications = dg.AssetSpec(
@@ -49,12 +47,13 @@ def notify_people(context: dg.OpExecutionContext, config: NotifyConfig, postgres
             return
         _check(config)
         began = time.monotonic()
+        log = log_now_and_then(context)
         outcome = notify(
             session,
             batch_size=config.batch_size,
             stay_seconds=config.stay_seconds,
             longest_seconds=config.longest_seconds,
-            progress=_log_now_and_then(context),
+            progress=lambda so_far: log(f"{so_far.notifications:,} notifications of {so_far.events:,} events so far"),
         )
         with session.begin():
             backlog = read_backlog(session)
@@ -68,18 +67,6 @@ def _check(config: NotifyConfig) -> None:
         seconds = getattr(config, name)
         if not 0 <= seconds <= _LONGEST_SECONDS:  # which no NaN is
             raise WrongUsage(f"{name} is {seconds:g}: it takes 0 to {_LONGEST_SECONDS:,}")
-
-
-def _log_now_and_then(context: dg.OpExecutionContext) -> Callable[[Outcome], None]:
-    last = time.monotonic()
-
-    def log(outcome: Outcome) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
-            last = time.monotonic()
-            context.log.info(f"{outcome.notifications:,} notifications of {outcome.events:,} events so far")
-
-    return log
 
 
 def _report(context: dg.OpExecutionContext, outcome: Outcome, backlog: dict[str, int], seconds: float) -> None:

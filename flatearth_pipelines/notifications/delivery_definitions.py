@@ -1,7 +1,7 @@
 """The job that mails the windows that are over, and what starts it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import dagster as dg
 from pydantic import Field
@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 from flatearth_pipelines.dagster_coordinator import AT_ONCE
 from flatearth_pipelines.errors import WrongSetting, WrongUsage
 from flatearth_pipelines.instants import instant
+from flatearth_pipelines.notifications.backlog_storage import read_health, seconds_to_next
 from flatearth_pipelines.notifications.delivery import BATCH_SIZE, CONNECTIONS, Delivery, Options, Report, rehearse
-from flatearth_pipelines.notifications.delivery_storage import read_health, seconds_to_next
-from flatearth_pipelines.resources import Postgres, clear_failure
+from flatearth_pipelines.resources import Postgres, clear_failure, log_now_and_then
 from flatearth_pipelines.secret_key import secret_key
 from flatearth_pipelines.sensing import start_when_due
 from flatearth_pipelines.settings import Settings
@@ -22,7 +22,6 @@ MOST_CONNECTIONS = 32
 
 _LOCK = "flatearth.deliver_bundles"
 _TAGS = {"feature": "notifications", ".dagster/repository": "__repository__@flatearth"}
-_SECONDS_BETWEEN_LOGS = 10
 _LONGEST_STAY = 3_600
 _LONGEST_ANSWER = 30
 
@@ -77,7 +76,13 @@ def mail_due_bundles(context: dg.OpExecutionContext, config: DeliverBundlesConfi
         if config.dry_run:
             report = rehearse(session, options)
         else:
-            delivery = Delivery(session, Settings.from_environment(), options, _log_now_and_then(context))
+            log = log_now_and_then(context)
+            delivery = Delivery(
+                session,
+                Settings.from_environment(),
+                options,
+                lambda report: log(f"{report.outcomes['mailed']:,} bundles mailed so far"),
+            )
             try:
                 report = delivery.run()
             except BaseException:
@@ -104,18 +109,6 @@ def _options(config: DeliverBundlesConfig) -> Options:
         stay_seconds=config.stay_seconds,
         answer_seconds=config.answer_seconds,
     )
-
-
-def _log_now_and_then(context: dg.OpExecutionContext) -> Callable[[Report], None]:
-    last = time.monotonic()
-
-    def log(report: Report) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
-            last = time.monotonic()
-            context.log.info(f"{report.outcomes['mailed']:,} bundles mailed so far")
-
-    return log
 
 
 def _publish(

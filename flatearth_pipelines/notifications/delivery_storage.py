@@ -170,38 +170,6 @@ WHERE b.id = due.id
 RETURNING b.status
 """).bindparams(_INSTANT, sa.bindparam("waits", type_=ARRAY(sa.Interval)))
 
-_SECONDS_TO_NEXT = sa.text("""
-SELECT CAST(extract(epoch FROM min(next.at) - clock_timestamp()) AS float8)
-FROM (
-    (
-        SELECT due_at AS at FROM flatearth.notification_bundles
-        WHERE status = 'pending'
-        ORDER BY due_at, id
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT
-        CASE
-            WHEN pg_try_advisory_xact_lock(hashtextextended(CAST(c.claim AS text), 0)) THEN timestamptz 'epoch'
-            ELSE c.claimed_until
-        END
-    FROM (
-        SELECT claim, min(claimed_until) AS claimed_until FROM flatearth.notification_bundles
-        WHERE status = 'processing'
-        GROUP BY claim
-    ) AS c
-) AS next
-""")
-
-_HEALTH = sa.text("""
-SELECT
-    count(*) FILTER (WHERE status = 'pending' AND due_at > clock_timestamp()) AS waiting,
-    count(*) FILTER (WHERE status = 'pending' AND due_at <= clock_timestamp()) AS due,
-    count(*) FILTER (WHERE status = 'processing') AS processing
-FROM flatearth.notification_bundles
-WHERE status IN ('pending', 'processing')
-""")
-
 
 @contextlib.contextmanager
 def claimant(connection: sa.Connection) -> Generator[uuid.UUID]:
@@ -288,14 +256,3 @@ def put_off_due(connection: sa.Connection, error: str, as_of: datetime | None, m
     values = {"error": error, "as_of": as_of, "most": most, "attempts": MOST_ATTEMPTS, "waits": list(WAITS)}
     statuses = list(connection.execute(_PUT_OFF, values).scalars())
     return statuses.count("pending"), statuses.count("failed")
-
-
-def seconds_to_next(connection: sa.Connection) -> float | None:
-    """Until a bundle is due, negative when one has been; None when none waits. What a dead delivery holds is due."""
-    seconds: float | None = connection.execute(_SECONDS_TO_NEXT).scalar_one()
-    return seconds
-
-
-def read_health(connection: sa.Connection) -> dict[str, int]:
-    """How many bundles wait for their end, are due, and are being delivered."""
-    return dict(connection.execute(_HEALTH).mappings().one())

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from flatearth_pipelines import tables
 from flatearth_pipelines.notifications import delivery_storage as storage
+from flatearth_pipelines.notifications.backlog_storage import seconds_to_next
 from flatearth_pipelines.notifications.settlement import WAITS, Settlement, handed_back, without_mail
 from flatearth_pipelines_tests.factories import MICROSECOND
 from flatearth_pipelines_tests.notifications import observed
@@ -274,10 +275,10 @@ def test_what_a_session_held_that_is_gone_is_free_at_once(
             storage.claim_due(somebody, claim, None, 1)
         with engine.begin() as connection:
             assert storage.rescue(connection, MINE) == 0
-            assert (storage.seconds_to_next(connection) or 0) > 0
+            assert (seconds_to_next(connection) or 0) > 0
         somebody.invalidate()
     with engine.begin() as connection:
-        assert (storage.seconds_to_next(connection) or 0) < 0
+        assert (seconds_to_next(connection) or 0) < 0
         assert storage.rescue(connection, MINE) == 1
         row = one(connection, bundle_id)
     assert (row["status"], row["attempts"], row["claim"], row["claimed_until"]) == ("pending", 1, None, None)
@@ -301,31 +302,6 @@ def test_what_is_ones_own_is_not_rescued(engine: sa.Engine, office: Workspace) -
     with engine.connect() as connection, storage.claimant(connection) as claim, connection.begin():
         storage.claim_due(connection, claim, None, 1)
         assert storage.rescue(connection, claim) == 0
-
-
-# When something is due
-
-
-def test_the_seconds_to_the_next_are_those_of_the_earliest_that_waits(
-    connection: sa.Connection, work: Workspace
-) -> None:
-    assert storage.seconds_to_next(connection) is None
-    bundle(connection, work.person(connection), "-2 hours", "-1 hour", status="delivered")
-    assert storage.seconds_to_next(connection) is None
-    bundle(connection, work.person(connection), "-1 hour", "1 hour")
-    assert 3_500 < (storage.seconds_to_next(connection) or 0) <= 3_600
-    bundle(connection, work.person(connection), "-1 hour", "-10 seconds")
-    assert -70 < (storage.seconds_to_next(connection) or 0) <= -10
-
-
-def test_the_health_counts_what_waits_is_due_and_at_work(connection: sa.Connection, work: Workspace) -> None:
-    assert storage.read_health(connection) == {"waiting": 0, "due": 0, "processing": 0}
-    claimed(connection, work, 2)
-    bundle(connection, work.person(connection), "-1 hour", "1 hour")
-    bundle(connection, work.person(connection), "-1 hour", "-1 minute")
-    bundle(connection, work.person(connection), "-1 hour", "-1 minute", status="delivered")
-
-    assert storage.read_health(connection) == {"waiting": 1, "due": 1, "processing": 2}
 
 
 def test_what_is_due_is_found_by_its_index_among_many_that_wait(connection: sa.Connection, work: Workspace) -> None:
