@@ -9,6 +9,7 @@ import polars as pl
 from sqlalchemy import Connection
 
 from flatearth_pipelines.entropy import storage
+from flatearth_pipelines.entropy.companion import Companion, companion
 from flatearth_pipelines.entropy.portions import BATCH_SIZE, EVERY_ACCOUNT, Shard
 from flatearth_pipelines.entropy.staleness import CARDS, actors, attributed, cutoffs, effective_periods, stale_cards
 
@@ -55,29 +56,27 @@ def postpone_backlog(
     with the cards postponed and due so far.
     """
     Thread(target=_start_engine, daemon=True).start()
-    with connection.begin():
-        boards = storage.read_boards(connection, shard)
-        periods = storage.read_periods(connection, shard)
-    limits = _collected(cutoffs(effective_periods(boards.lazy(), periods.lazy()), as_of).sort("board_id"))
-
     scanned = due = postponed = events = 0
     by_board = [pl.DataFrame(schema=BY_BOARD)]
-    for candidates in _candidates(connection, limits):
-        scanned += candidates.height
-        cards = _decided(connection, candidates, limits)
-        due += cards.height
-        for batch in cards.iter_slices(batch_size):
-            done = _would_postpone(batch) if dry_run else storage.postpone(connection, batch, as_of)
-            postponed += len(done.card_ids)
-            events += done.events
-            changed = (
-                batch
-                if len(done.card_ids) == batch.height
-                else batch.filter(pl.col("card_id").is_in(done.card_ids.implode()))
-            )
-            by_board.append(changed.group_by("board_id").agg(postponed=pl.len().cast(pl.Int64())))
-            if progress:
-                progress(postponed, due)
+    with companion(connection) as sessions:
+        boards, periods = sessions.boards_and_periods(shard)
+        limits = _collected(cutoffs(effective_periods(boards.lazy(), periods.lazy()), as_of).sort("board_id"))
+        for candidates in _candidates(sessions, limits):
+            scanned += candidates.height
+            cards = _decided(connection, candidates, limits)
+            due += cards.height
+            for batch in cards.iter_slices(batch_size):
+                done = _would_postpone(batch) if dry_run else storage.postpone(connection, batch, as_of)
+                postponed += len(done.card_ids)
+                events += done.events
+                changed = (
+                    batch
+                    if len(done.card_ids) == batch.height
+                    else batch.filter(pl.col("card_id").is_in(done.card_ids.implode()))
+                )
+                by_board.append(changed.group_by("board_id").agg(postponed=pl.len().cast(pl.Int64())))
+                if progress:
+                    progress(postponed, due)
     return Outcome(
         boards=boards.height,
         scanned=scanned,
@@ -89,13 +88,12 @@ def postpone_backlog(
     )
 
 
-def _candidates(connection: Connection, limits: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _candidates(sessions: Companion, limits: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The `CARDS` before their board's cut-off, by the boards' order, at most about `_HELD_CARDS` at a time."""
     held: list[pl.DataFrame] = []
     at, boards = 0, _FIRST_BOARDS
     while at < limits.height:
-        with connection.begin():
-            cards = storage.read_stale_cards(connection, limits.slice(at, boards))
+        cards = sessions.stale_cards(limits.slice(at, boards))
         at += boards
         boards = min(8 * boards, max(1, boards * _CARDS_A_READ // max(cards.height, 1)))
         held.append(cards)
