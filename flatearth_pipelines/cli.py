@@ -21,6 +21,7 @@ from flatearth_pipelines.queue.commands import jobs
 from flatearth_pipelines.queue.cron_commands import crons
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.terminal import print_rows
+from flatearth_pipelines.webhooks.commands import webhooks
 from flatearth_pipelines.workspaces.commands import demo, import_
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -137,6 +138,7 @@ cli.add_command(jobs)
 cli.add_command(crons)
 cli.add_command(bundles)
 cli.add_command(unsubscribe)
+cli.add_command(webhooks)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from flatearth_pipelines.notifications import delivery_definitions as delivery
 from flatearth_pipelines.queue import definitions as queue
 from flatearth_pipelines.queue import operator_definitions
 from flatearth_pipelines.resources import Clock, Postgres
+from flatearth_pipelines.webhooks import definitions as webhooks
+from flatearth_pipelines.webhooks import delivery_definitions as webhook_delivery
 
 # dagster 1.13.27 warns of its own default when definitions with a sensor are merged.
 warnings.filterwarnings("ignore", message="Parameter `owners` of initializer `SensorDefinition")
@@ -30,4 +32,6 @@ defs = dg.Definitions.merge(
     delivery.defs,
     queue.defs,
     operator_definitions.defs,
+    webhooks.defs,
+    webhook_delivery.defs,
 )

@@ -3,5 +3,6 @@
 from flatearth_pipelines.entropy.handlers import CHECK_CARD_ENTROPY
 from flatearth_pipelines.notifications.handlers import DELIVER_BUNDLE, SEND_EMAIL
 from flatearth_pipelines.queue.handlers import Registry
+from flatearth_pipelines.webhooks.handlers import SEND_WEBHOOK
 
-HANDLERS = Registry([CHECK_CARD_ENTROPY, DELIVER_BUNDLE, SEND_EMAIL])
+HANDLERS = Registry([CHECK_CARD_ENTROPY, DELIVER_BUNDLE, SEND_EMAIL, SEND_WEBHOOK])

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parseaddr
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
@@ -17,6 +18,8 @@ from flatearth_pipelines.errors import WrongSetting
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 _HIGHEST_PORT = 65_535
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Settings:
     public_url: str = "http://localhost:3000"
     """`FLATEARTH_PUBLIC_URL`: where the application is; the base of the links in emails, without a slash at its end."""
 
+    webhook_allow_networks: tuple[Network, ...] = ()
+    """`FLATEARTH_WEBHOOK_ALLOW_NETWORKS`: private networks that webhooks may reach all the same. Unset: none."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the variables; an empty one counts as unset.
@@ -63,6 +69,7 @@ class Settings:
         alerted = environment.get("FLATEARTH_ALERT_EMAIL")
         key = environment.get("FLATEARTH_SECRET_KEY")
         public = environment.get("FLATEARTH_PUBLIC_URL")
+        networks = environment.get("FLATEARTH_WEBHOOK_ALLOW_NETWORKS")
         place = _directory(home) if home else project() / ".flatearth"
         return cls(
             home=place,
@@ -73,6 +80,7 @@ class Settings:
             alert_email=_mailbox("FLATEARTH_ALERT_EMAIL", alerted) if alerted else None,
             secret_key=_key(key) if key else None,
             public_url=_public_url(public) if public else cls.public_url,
+            webhook_allow_networks=_networks(networks) if networks else (),
         )
 
 
@@ -148,4 +156,13 @@ def _public_url(value: str) -> str:
             return value.rstrip("/")
     raise WrongSetting(
         "FLATEARTH_PUBLIC_URL is not right: it takes http[s]://host[:port][/path], where the application is"
+    )
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    """Comma-separated; an address is a network of one."""
+    with contextlib.suppress(ValueError):
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+    raise WrongSetting(
+        "FLATEARTH_WEBHOOK_ALLOW_NETWORKS is not right: it takes networks such as 10.1.0.0/16,fd00:1::/64"
     )

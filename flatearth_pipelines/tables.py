@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import INET, JSONB
 
 SCHEMA = "flatearth"
 
@@ -239,6 +239,74 @@ files = _table(
     _text("storage_key"),
     sa.Column("byte_size", sa.BigInteger, nullable=False),
     _at("created_at"),
+)
+
+webhooks = _table(
+    "webhooks",
+    _id(),
+    _key("account_id"),
+    _key("board_id", nullable=True),
+    _text("name"),
+    _text("url"),
+    sa.Column("actions", sa.ARRAY(sa.Text), nullable=False),
+    _text("format"),
+    _text("signature"),
+    sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
+    sa.Column("previous_sealed_secret", sa.LargeBinary),
+    _at("previous_secret_until", nullable=True),
+    _text("public_key", nullable=True),
+    _flag("active"),
+    _at("disabled_at", nullable=True),
+    _text("disabled_reason", nullable=True),
+    sa.Column("consecutive_failures", sa.Integer, nullable=False),
+    _at("first_failure_at", nullable=True),
+    sa.Column("trips", sa.Integer, nullable=False),
+    _at("open_until", nullable=True),
+    _at("created_at"),
+)
+
+undispatched_events = _table("undispatched_events", _key("event_id", primary=True))
+
+webhook_payloads = _table(
+    "webhook_payloads",
+    _key("event_id", primary=True),
+    sa.Column("format", sa.Text, primary_key=True),
+    _key("account_id"),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    _at("created_at"),
+)
+
+webhook_deliveries = _table(
+    "webhook_deliveries",
+    _id(),
+    _key("account_id"),
+    _key("webhook_id"),
+    _key("event_id", nullable=True),
+    _text("type", nullable=True),
+    sa.Column("body", sa.LargeBinary),
+    _text("state"),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    _at("next_attempt_at"),
+    _at("claimed_until", nullable=True),
+    sa.Column("claim", sa.Uuid),
+    _at("completed_at", nullable=True),
+    _text("last_code", nullable=True),
+    _at("created_at"),
+)
+
+webhook_attempts = _table(
+    "webhook_attempts",
+    _id(),
+    _key("delivery_id"),
+    _key("account_id"),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    _at("started_at"),
+    sa.Column("duration_ms", sa.Integer, nullable=False),
+    _text("code"),
+    sa.Column("status", sa.Integer),
+    sa.Column("address", INET),
+    sa.Column("response", sa.LargeBinary),
+    _text("detail", nullable=True),
 )
 
 cron_jobs = _table(

@@ -7,10 +7,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
+from flatearth_pipelines.webhooks.payload import ACTIONS
+from flatearth_pipelines.webhooks.sealing import seal
+from flatearth_pipelines.webhooks.signing import new_key
+from flatearth_pipelines.webhooks.storage import next_id
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
+
+SECRET_KEY = "a secret of the tests"
+"""The `FLATEARTH_SECRET_KEY` that the secrets of webhooks are sealed with."""
 
 _numbers = count(1)
 
@@ -167,3 +174,38 @@ def _add(
     """A row of the account that its first value is of."""
     account_id = _account_of(connection, owner, owner_id or next(iter(values.values())))
     connection.execute(sa.insert(table).values(account_id=account_id, **values))
+
+
+# Who is told of it elsewhere
+
+
+def webhook(
+    connection: sa.Connection, account_id: int, url: str = "https://hooks.acme.example/flatearth", **values: Any
+) -> int:
+    """Of all actions on every board; its secret is a new one, sealed with `SECRET_KEY`."""
+    webhook_id = next_id(connection)
+    fresh = new_key(values.get("signature", "standard"))
+    defaults = {
+        "id": webhook_id,
+        "name": "Chat",
+        "url": url,
+        "actions": list(ACTIONS),
+        "sealed_secret": seal(SECRET_KEY, fresh.secret, f"webhook {webhook_id}"),
+        "public_key": fresh.public,
+    }
+    return _insert(connection, tables.webhooks, account_id=account_id, **defaults | values)
+
+
+def delivery(connection: sa.Connection, webhook_id: int, event_id: int | None = None, **values: Any) -> int:
+    """Of the event, or of what an application sends by itself."""
+    action = sa.select(tables.events.c.action).where(tables.events.c.id == event_id).scalar_subquery()
+    said = {"type": "ping", "body": b'{"type":"ping"}'} if event_id is None else {"type": action}
+    return _insert(connection, tables.webhook_deliveries, webhook_id=webhook_id, event_id=event_id, **said | values)
+
+
+def attempt(connection: sa.Connection, delivery_id: int, code: str = "ok", **values: Any) -> int:
+    """One of the delivery; it changes neither that nor its webhook."""
+    account_id = _account_of(connection, tables.webhook_deliveries, delivery_id)
+    defaults = {"attempt": 1, "started_at": NOON, "duration_ms": 12}
+    row = {"delivery_id": delivery_id, "account_id": account_id, "code": code, **defaults | values}
+    return _insert(connection, tables.webhook_attempts, **row)

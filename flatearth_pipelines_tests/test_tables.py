@@ -76,7 +76,13 @@ def test_a_table_has_these_generated_columns(connection: sa.Connection, table: s
 
 @pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
 def test_every_tenant_table_carries_its_account(table: sa.Table) -> None:
-    reaches_its_account_otherwise = {"accounts", "sessions", "unnotified_events", "unscanned_sources"}
+    reaches_its_account_otherwise = {
+        "accounts",
+        "sessions",
+        "undispatched_events",
+        "unnotified_events",
+        "unscanned_sources",
+    }
     is_of_every_account = {"email_suppressions"}
     assert ("account_id" in table.c) == (table.name not in reaches_its_account_otherwise | is_of_every_account)
 
@@ -93,11 +99,14 @@ class Tenant(NamedTuple):
     column: int
     card: int
     tag: int
+    webhook: int
+    delivery: int
 
 
 def _tenant(connection: sa.Connection) -> Tenant:
     account = make.account(connection)
     board = make.board(connection, account)
+    webhook = make.webhook(connection, account)
     insert_tag = sa.insert(tables.tags).values(account_id=account, title="bug").returning(tables.tags.c.id)
     return Tenant(
         account=account,
@@ -106,6 +115,8 @@ def _tenant(connection: sa.Connection) -> Tenant:
         column=make.column(connection, board),
         card=make.card(connection, board),
         tag=connection.execute(insert_tag).scalar_one(),
+        webhook=webhook,
+        delivery=make.delivery(connection, webhook),
     )
 
 
@@ -147,6 +158,22 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
         "notification_settings": {"user_id": tenant.user},
         "board_mutes": {"board_id": tenant.board, "user_id": tenant.user},
         "notification_bundles": {"user_id": tenant.user, "starts_at": make.NOON, "ends_at": make.NOON + make.DAY},
+        "webhooks": {
+            "board_id": tenant.board,
+            "name": "Chat",
+            "url": "https://hooks.acme.example",
+            "actions": ["card_closed"],
+            "sealed_secret": b"sealed",
+        },
+        "webhook_payloads": {"event_id": tenant.account, "format": "json", "body": b"{}"},
+        "webhook_deliveries": {"webhook_id": tenant.webhook, "event_id": 1},
+        "webhook_attempts": {
+            "delivery_id": tenant.delivery,
+            "attempt": 1,
+            "started_at": make.NOON,
+            "duration_ms": 0,
+            "code": "ok",
+        },
         "api_audit_logs": {"user_id": tenant.user, "action": "card.read"},
         "files": {"storage_key": f"files/{tenant.account}"},
         "cron_jobs": {"name": f"tidy {tenant.account}", "pattern": "hourly", "handler": "tidy", "payload": {}},
@@ -222,6 +249,8 @@ REFERENCES = {
     "muter_is_of_the_account": ("board_mutes", "user_id", "user"),
     "bundled_user_is_of_the_account": ("notification_bundles", "user_id", "user"),
     "audited_user_is_of_the_account": ("api_audit_logs", "user_id", "user"),
+    "webhook_board_is_of_the_account": ("webhooks", "board_id", "board"),
+    "delivering_webhook_is_of_the_account": ("webhook_deliveries", "webhook_id", "webhook"),
 }
 """Every foreign key that stays within the account: its table, the column, and what that names."""
 
@@ -258,7 +287,13 @@ def test_every_foreign_key_within_an_account_is_among_those_tested(connection: s
 def test_every_table_with_an_account_is_bound_to_it_by_every_reference_it_has(connection: sa.Connection) -> None:
     """A plain reference, beside those to accounts, could point into another account."""
     plain = "c.contype = 'f' and cardinality(c.conkey) = 1 and c.confrelid <> 'flatearth.accounts'::regclass"
-    assert _constraints(connection, plain) == {"sessions_user_id_fkey", "unnotified_events_event_id_fkey"}
+    of_tables_without = {
+        "sessions_user_id_fkey",
+        "undispatched_events_event_id_fkey",
+        "unnotified_events_event_id_fkey",
+    }
+    written_by_one_statement_with_its_delivery = {"webhook_attempts_delivery_id_fkey"}
+    assert _constraints(connection, plain) == of_tables_without | written_by_one_statement_with_its_delivery
 
 
 class Refused(NamedTuple):
@@ -324,6 +359,43 @@ REFUSED = [
     ),
     Refused("address_is_lower_case", "email_suppressions", ({"address": "Ada@acme.example"},)),
     Refused("address_is_lower_case", "email_suppressions", ({"address": ""},)),
+    Refused("webhook_has_a_name", "webhooks", ({"name": ""},)),
+    Refused("webhook_has_actions", "webhooks", ({"actions": []},)),
+    Refused("webhook_actions_are_known", "webhooks", ({"actions": ["card_closed", "card_eaten"]},)),
+    Refused("webhook_actions_are_known", "webhooks", ({"actions": [None]},)),
+    Refused("webhook_format_is_known", "webhooks", ({"format": "xml"},)),
+    Refused("webhook_signature_is_known", "webhooks", ({"signature": "md5", "public_key": "whpk_"},)),
+    Refused("public_key_is_of_a_pair", "webhooks", ({"public_key": "whpk_"},)),
+    Refused("public_key_is_of_a_pair", "webhooks", ({"signature": "ed25519"},)),
+    Refused("previous_secret_ends", "webhooks", ({"previous_sealed_secret": b"sealed"},)),
+    Refused("previous_secret_ends", "webhooks", ({"previous_secret_until": make.NOON},)),
+    Refused("disabled_has_a_reason", "webhooks", ({"active": False},)),
+    Refused("disabled_has_a_reason", "webhooks", ({"active": False, "disabled_at": make.NOON},)),
+    Refused("disabled_has_a_reason", "webhooks", ({"disabled_at": make.NOON, "disabled_reason": "gone"},)),
+    Refused("failures_have_a_first", "webhooks", ({"consecutive_failures": 1},)),
+    Refused("failures_have_a_first", "webhooks", ({"first_failure_at": make.NOON},)),
+    Refused("failures_are_not_negative", "webhooks", ({"consecutive_failures": -1, "first_failure_at": make.NOON},)),
+    Refused("failures_are_not_negative", "webhooks", ({"trips": -1, "open_until": make.NOON},)),
+    Refused("open_breaker_has_tripped", "webhooks", ({"open_until": make.NOON},)),
+    Refused("open_breaker_has_tripped", "webhooks", ({"trips": 1},)),
+    Refused("payload_format_is_known", "webhook_payloads", ({"format": "xml"},)),
+    Refused("one_delivery_per_event_and_endpoint", "webhook_deliveries", ({}, {})),
+    Refused("delivery_state_is_known", "webhook_deliveries", ({"state": "sent"},)),
+    Refused("delivery_has_something_to_say", "webhook_deliveries", ({"event_id": None},)),
+    Refused("delivery_has_something_to_say", "webhook_deliveries", ({"event_id": None, "type": "ping"},)),
+    Refused("delivery_has_something_to_say", "webhook_deliveries", ({"event_id": None, "body": b"{}"},)),
+    Refused("in_progress_has_a_claim", "webhook_deliveries", ({"state": "in_progress"},)),
+    Refused("in_progress_has_a_claim", "webhook_deliveries", ({"state": "in_progress", "claimed_until": make.NOON},)),
+    Refused(
+        "in_progress_has_a_claim",
+        "webhook_deliveries",
+        ({"claim": sa.func.gen_random_uuid(), "claimed_until": make.NOON},),
+    ),
+    Refused("completion_time_is_of_completed", "webhook_deliveries", ({"completed_at": make.NOON},)),
+    Refused("delivery_attempts_are_not_negative", "webhook_deliveries", ({"attempts": -1},)),
+    Refused("attempt_code_is_known", "webhook_attempts", ({"code": "tired"},)),
+    Refused("attempt_duration_is_not_negative", "webhook_attempts", ({"duration_ms": -1},)),
+    Refused("response_is_short", "webhook_attempts", ({"response": 20_001 * b"x"},)),
     Refused("one_file_per_storage_key", "files", ({}, {"byte_size": 1})),
     Refused("byte_size_is_not_negative", "files", ({"byte_size": -1},)),
     Refused("handler_is_named", "live_jobs", ({"handler": ""},)),
@@ -417,6 +489,30 @@ def test_the_board_of_a_period_follows_from_its_container(connection: sa.Connect
     assert dict(tuple(row) for row in rows) == {"account": None, "board": ours.board}
 
 
+def test_a_delivery_that_names_no_account_has_that_of_its_webhook(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    _insert(connection, "webhook_deliveries", {"webhook_id": ours.webhook, "event_id": 1})
+    deliveries = tables.webhook_deliveries.c
+    query = sa.select(deliveries.account_id).where(deliveries.webhook_id == ours.webhook, deliveries.event_id == 1)
+    assert connection.execute(query).scalars().all() == [ours.account]
+
+
+def test_a_delivery_of_no_webhook_is_refused(connection: sa.Connection) -> None:
+    with pytest.raises(IntegrityError, match="there is no webhook 0"), connection.begin_nested():
+        _insert(connection, "webhook_deliveries", {"webhook_id": 0, "event_id": 1})
+
+
+def test_two_webhooks_may_be_told_of_one_event_and_one_of_many_direct_ones(connection: sa.Connection) -> None:
+    ours = _tenant(connection)
+    other = make.webhook(connection, ours.account)
+    for webhook_id, event_id in ((ours.webhook, 1), (other, 1), (other, None), (other, None)):
+        make.delivery(connection, webhook_id, event_id)
+
+
+def test_an_answer_of_exactly_20_000_bytes_is_kept(connection: sa.Connection) -> None:
+    _insert(connection, "webhook_attempts", _row("webhook_attempts", _tenant(connection)) | {"response": 20_000 * b"x"})
+
+
 # What goes with what
 
 
@@ -446,6 +542,23 @@ def test_deleting_a_person_leaves_the_boards_and_cards_they_made_without_a_creat
     for table in (tables.boards, tables.cards):
         query = sa.select(table.c.creator_id).where(table.c.account_id == ours.account)
         assert connection.execute(query).scalars().all() == [None, None]
+
+
+@pytest.mark.parametrize("what", ["boards", "webhooks"])
+def test_deleting_a_board_or_a_webhook_takes_its_deliveries_and_their_attempts(
+    connection: sa.Connection, what: str
+) -> None:
+    ours = _tenant(connection)
+    webhook = make.webhook(connection, ours.account, board_id=ours.board)
+    make.attempt(connection, make.delivery(connection, webhook))
+    make.attempt(connection, ours.delivery)
+    doomed = tables.metadata.tables[f"{tables.SCHEMA}.{what}"]
+    connection.execute(sa.delete(tables.cards).where(tables.cards.c.account_id == ours.account))
+    connection.execute(sa.delete(doomed).where(doomed.c.id == {"boards": ours.board, "webhooks": webhook}[what]))
+    for table in (tables.webhook_deliveries, tables.webhook_attempts):
+        column = table.c.id if table is tables.webhook_deliveries else table.c.delivery_id
+        query = sa.select(column).where(table.c.account_id == ours.account)
+        assert connection.execute(query).scalars().all() == [ours.delivery]
 
 
 def test_a_person_with_events_cannot_be_deleted(connection: sa.Connection) -> None:

@@ -1,0 +1,296 @@
+"""From the deliveries that are due to requests with an answer: claim, compose, send, record, until nothing is due."""
+
+import contextlib
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from flatearth_pipelines import database
+from flatearth_pipelines.secret_key import secret_key
+from flatearth_pipelines.settings import Settings
+from flatearth_pipelines.webhooks import claim_storage, delivery_storage, endpoint_storage, payload_storage
+from flatearth_pipelines.webhooks.claim_storage import Claimed
+from flatearth_pipelines.webhooks.endpoint_storage import Endpoint, Result
+from flatearth_pipelines.webhooks.outcome import Answer, Code
+from flatearth_pipelines.webhooks.payload import CONTENT_TYPES, Event, body
+from flatearth_pipelines.webhooks.sealing import Unreadable, unseal
+from flatearth_pipelines.webhooks.settlement import Settlement, handed_back, settled
+from flatearth_pipelines.webhooks.signing import signer
+from flatearth_pipelines.webhooks.transaction_storage import Contended, transaction
+from flatearth_pipelines.webhooks.transport import Post, Posts, Sent
+
+IN_FLIGHT = 200
+PER_ENDPOINT = 10
+"""Requests at once, and of those to one endpoint."""
+
+SECONDS = 5.0
+"""For a request in all. Source: the product's specification."""
+
+_LOOK_SECONDS = 0.2
+_LONGEST_SECONDS = 900.0
+"""A run that always finds more leaves the rest to the next one."""
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to deliver; every default is the ordinary run."""
+
+    as_of: datetime | None = None
+    """What is due, and which breaker's wait is over. None: now, by the database's clock."""
+    in_flight: int = IN_FLIGHT
+    per_endpoint: int = PER_ENDPOINT
+    stay_seconds: float = 0.0
+    """How long to wait for more once nothing is due."""
+
+
+@dataclass
+class Report:
+    """What a run did."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Attempts by their code."""
+    completed: int = 0
+    retried: int = 0
+    """That wait for their next attempt."""
+    errored: int = 0
+    """That will not be tried again by themselves."""
+    handed_back: int = 0
+    """Claimed and not tried."""
+    rescued: int = 0
+    """Of runs that died, or were too slow."""
+    lost_to_others: int = 0
+    """Somebody else's by the time they were recorded, or gone."""
+    opened: int = 0
+    disabled: int = 0
+    """Endpoints."""
+
+
+class Parcel(NamedTuple):
+    """What is to be sent, and where."""
+
+    delivery: Claimed
+    endpoint: Endpoint
+    body: bytes | None
+    """None: the event is gone."""
+    secrets: tuple[str, ...]
+    """The current one, and the one before while it is valid. None at all: they cannot be read."""
+
+
+class Delivery:
+    """One run. `report` is right at any moment, also after an interrupt, which hands back what was not begun."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: Settings,
+        options: Options,
+        progress: Callable[[Report], None] = lambda _report: None,
+    ) -> None:
+        self.report = Report()
+        self._connection = connection
+        self._settings = settings
+        self._key = secret_key(settings)
+        self._options = options
+        self._progress = progress
+        self._after = 0
+        with connection.begin():
+            self._began_at = database.now(connection) - timedelta(seconds=time.monotonic())
+
+    def run(self, ids: Sequence[int] | None = None) -> Report:
+        """Deliver everything that is due, or these deliveries now, as far as they wait."""
+        with claim_storage.claimant(self._connection) as claim:
+            with self._connection.begin():
+                self.report.rescued += claim_storage.rescue(self._connection, claim)
+            posts = Posts(
+                self._post,
+                allowed=self._settings.webhook_allow_networks,
+                clock=self._clock,
+                in_flight=self._options.in_flight,
+                seconds=SECONDS,
+                user_agent=f"FlatEarth-Webhooks/1 (+{self._settings.public_url})",
+            )
+            try:
+                if ids is None:
+                    self._deliver_due(claim, posts)
+                else:
+                    self._deliver_these(claim, posts, ids)
+            finally:
+                posts.close()
+                with contextlib.suppress(Exception):  # the claim's end frees what could not be recorded
+                    self._record(claim, posts, 0)
+                    with self._connection.begin():
+                        self.report.handed_back += claim_storage.hand_back(self._connection, claim)
+        return self.report
+
+    def _deliver_due(self, claim: uuid.UUID, posts: Posts[Parcel]) -> None:
+        size = 2 * self._options.in_flight
+        ends = time.monotonic() + _LONGEST_SECONDS
+        stays = time.monotonic() + self._options.stay_seconds
+        while True:
+            room = size - posts.backlog if time.monotonic() < ends else 0
+            claimed = self._claim_due(claim, room) if 4 * room >= size else []
+            self._begin(posts, claimed)
+            if posts.backlog:
+                stays = time.monotonic() + self._options.stay_seconds
+                self._record(claim, posts, _LOOK_SECONDS)
+            elif not claimed:
+                if time.monotonic() >= min(stays, ends):
+                    return
+                time.sleep(_LOOK_SECONDS)
+
+    def _deliver_these(self, claim: uuid.UUID, posts: Posts[Parcel], ids: Sequence[int]) -> None:
+        size = 2 * self._options.in_flight
+        for at in range(0, len(ids), size):
+            with self._connection.begin():
+                claimed = claim_storage.claim_these(self._connection, claim, ids[at : at + size])
+            self._begin(posts, claimed)
+            while posts.backlog:
+                self._record(claim, posts, _LOOK_SECONDS)
+
+    def _claim_due(self, claim: uuid.UUID, most: int) -> list[Claimed]:
+        """What is due, endpoint by endpoint: each claim goes on where the last one ended, and then from the start."""
+        while True:
+            with self._connection.begin():
+                claimed = claim_storage.claim_due(
+                    self._connection,
+                    claim,
+                    self._options.as_of,
+                    after=self._after,
+                    most=most,
+                    per_endpoint=self._options.per_endpoint,
+                )
+            began = self._after
+            self._after = max(each.webhook_id for each in claimed) if len(claimed) == most else 0
+            if claimed or not began:
+                return claimed
+
+    def _begin(self, posts: Posts[Parcel], claimed: Sequence[Claimed]) -> None:
+        """Read what is sent and where, and have it sent."""
+        if not claimed:
+            return
+        with self._connection.begin():
+            endpoints = endpoint_storage.read_endpoints(self._connection, {each.webhook_id for each in claimed})
+            asked = {
+                (each.event_id, endpoints[each.webhook_id].format)
+                for each in claimed
+                if each.event_id is not None and each.body is None and each.webhook_id in endpoints
+            }
+            bodies = payload_storage.read_payloads(self._connection, asked, self._composed)
+        secrets = {endpoint.id: self._secrets(endpoint) for endpoint in endpoints.values()}
+        posts.put(
+            Parcel(
+                each,
+                endpoints[each.webhook_id],
+                each.body or bodies.get((each.event_id or 0, endpoints[each.webhook_id].format)),
+                secrets[each.webhook_id],
+            )
+            for each in claimed
+            if each.webhook_id in endpoints  # else it was deleted, and its deliveries with it
+        )
+
+    def _record(self, claim: uuid.UUID, posts: Posts[Parcel], seconds: float) -> None:
+        """Record what was answered, as soon as anything was; interrupted anywhere, the next time does it."""
+        sent = posts.look(seconds)
+        if not sent:
+            return
+        ends = [(self._settlement(each), each.answer) for each in sent]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                done = self._settle(claim, sent, ends)
+                break
+            except Contended:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(0.05 * attempt)
+        posts.forget(sent)
+        for end, answer in ends:
+            if end.delivery_id in done:
+                self._count(end, answer)
+            else:
+                self.report.lost_to_others += 1
+        self._progress(self.report)
+
+    def _settle(
+        self,
+        claim: uuid.UUID,
+        sent: Sequence[Sent[Parcel]],
+        ends: Sequence[tuple[Settlement, Answer | None]],
+    ) -> set[int]:
+        """One transaction: the deliveries, their log, what the breaker makes of it, and the mails about that."""
+        with transaction(self._connection):
+            done = delivery_storage.settle(self._connection, claim, ends, self._options.as_of)
+            verdicts = endpoint_storage.judge(
+                self._connection,
+                [
+                    self._result(each.item, each.answer)
+                    for each in sent
+                    if each.answer is not None
+                    and each.item.delivery.id in done
+                    and each.answer.code not in {Code.EVENT_GONE, Code.NO_SECRET}  # nobody asked the endpoint
+                ],
+            )
+            endpoint_storage.tell_owners(self._connection, verdicts, self._settings.alert_email)
+        self.report.disabled += sum(each.disabled_at is not None for each in verdicts)
+        self.report.opened += sum(each.disabled_at is None for each in verdicts)
+        return done
+
+    def _settlement(self, sent: Sent[Parcel]) -> Settlement:
+        delivery = sent.item.delivery
+        if sent.answer is None:
+            return handed_back(delivery.id)
+        return settled(delivery.id, delivery.attempts, sent.answer, random.uniform(-1, 1))  # noqa: S311 - no secret
+
+    def _result(self, parcel: Parcel, answer: Answer) -> Result:
+        ended_at = answer.started_at + timedelta(milliseconds=answer.duration_ms)
+        at = max(ended_at, self._options.as_of) if self._options.as_of else ended_at
+        return Result(parcel.endpoint.id, answer.code is Code.OK, answer.code is Code.GONE, at)
+
+    def _count(self, end: Settlement, answer: Answer | None) -> None:
+        if answer is None:
+            self.report.handed_back += 1
+            return
+        self.report.outcomes[answer.code.value] += 1
+        self.report.completed += end.state == "completed"
+        self.report.retried += end.state == "pending"
+        self.report.errored += end.state == "errored"
+
+    def _post(self, parcel: Parcel) -> Post | Answer:
+        """The request, signed at this moment."""
+        at = self._clock()
+        if parcel.body is None:
+            return Answer(Code.EVENT_GONE, at, 0, detail="the event was deleted before anything was sent of it")
+        if not parcel.secrets:
+            said = "its secret was sealed with another FLATEARTH_SECRET_KEY: rotate it"
+            return Answer(Code.NO_SECRET, at, 0, detail=said)
+        sign = signer(parcel.endpoint.signature, parcel.secrets)
+        headers = {"Content-Type": CONTENT_TYPES[parcel.endpoint.format]}
+        headers |= sign.headers(message_id(parcel.delivery.id), at, parcel.body)
+        return Post(parcel.endpoint.url, headers, parcel.body)
+
+    def _secrets(self, endpoint: Endpoint) -> tuple[str, ...]:
+        sealed = [endpoint.sealed_secret, endpoint.previous_sealed_secret]
+        try:
+            return tuple(unseal(self._key, each, f"webhook {endpoint.id}") for each in sealed if each is not None)
+        except Unreadable:
+            return ()
+
+    def _composed(self, event: Event, format_: str) -> bytes:
+        return body(event, format_, self._settings.public_url)
+
+    def _clock(self) -> datetime:
+        """The database's time, read once and counted on: receivers check how old a signature is."""
+        return self._began_at + timedelta(seconds=time.monotonic())
+
+
+def message_id(delivery_id: int) -> str:
+    """What stays the same over all attempts, so that a receiver knows what it has seen."""
+    return f"msg_{delivery_id}"
