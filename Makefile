@@ -52,7 +52,7 @@ check: .venv/installed-dev ## Format, lint, types, layers, SQL.
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 bench: setup ## Measure the headline figures; takes a while and some disk.
-	@missed=0; for module in entropy queue notifications; do $(BIN)/python -m benchmarks.$$module || missed=1; done; exit $$missed
+	@missed=0; for module in entropy queue notifications webhooks; do $(BIN)/python -m benchmarks.$$module || missed=1; done; exit $$missed
 
 lock: .venv/installed-dev ## Pin the dependencies anew, within the ranges of pyproject.toml.
 	$(BIN)/uv pip compile pyproject.toml --group test $(LOCK) --upgrade --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""Workspaces that subscribe to what happens in them, with events or deliveries that wait; and what must come of them."""
+"""Accounts that subscribe to what happens in them, with events or deliveries that wait; and what must come of them."""
 
 import hashlib
 import time

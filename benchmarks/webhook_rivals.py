@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from http import HTTPStatus
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -58,7 +59,7 @@ async def bare_loop(posts: Sequence[Post], in_flight: int) -> int:
             for post in waiting:
                 async with session.post(post.url, data=post.body, headers=post.headers) as response:
                     await response.read()
-                    done += response.status == httpx.codes.NO_CONTENT
+                    done += response.status == HTTPStatus.NO_CONTENT
 
         async with asyncio.TaskGroup() as group:
             for _ in range(in_flight):

@@ -1,4 +1,4 @@
-"""A server in a process of its own that takes every request and keeps nothing: `python -m benchmarks.webhook_sink KIND`.
+"""A server in a process of its own that keeps nothing of what it is sent: `python -m benchmarks.webhook_sink KIND`.
 
 It looks at nothing but where a request begins and ends, and answers 204: `fast` at once, `slow` after 50 ms, `hanging`
 like `slow`, but never to a path whose number is a multiple of 100; `telling` at once, and prints when each request was

@@ -16,7 +16,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
 
-SECRET_KEY = "a secret of the tests"
+SECRET_KEY = "a secret of the tests"  # noqa: S105 - of nobody
 """The `FLATEARTH_SECRET_KEY` that the secrets of webhooks are sealed with."""
 
 _numbers = count(1)
@@ -196,7 +196,7 @@ def webhook(
     return _insert(connection, tables.webhooks, account_id=account_id, **defaults | values)
 
 
-def delivery(connection: sa.Connection, webhook_id: int, event_id: int | None = None, **values: Any) -> int:
+def delivery(connection: sa.Connection, webhook_id: int, event_id: int | None = None, /, **values: Any) -> int:
     """Of the event, or of what an application sends by itself."""
     action = sa.select(tables.events.c.action).where(tables.events.c.id == event_id).scalar_subquery()
     said = {"type": "ping", "body": b'{"type":"ping"}'} if event_id is None else {"type": action}

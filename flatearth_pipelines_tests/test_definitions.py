@@ -28,6 +28,8 @@ CADENCES = {
 
 SENSORS = {
     "deliver_bundles_when_due": {"deliver_bundles"},
+    "deliver_webhooks_when_due": {"deliver_webhooks"},
+    "dispatch_webhooks_on_new_events": {"dispatch_webhooks"},
     "notify_recipients_on_new_events": {"notify_recipients"},
     "run_due_jobs_when_due": {"run_due_jobs", "run_heavy_job"},
 }

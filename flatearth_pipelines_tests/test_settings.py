@@ -1,4 +1,5 @@
 import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ def test_with_nothing_set_everything_is_embedded_in_the_checkout() -> None:
         alert_email=None,
         secret_key=None,
         public_url="http://localhost:3000",
+        webhook_allow_networks=(),
     )
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
     names = ("HOME", "DATABASE_URL", "PG_BIN", "SMTP_URL", "MAIL_FROM", "ALERT_EMAIL", "SECRET_KEY", "PUBLIC_URL")
-    empty = {f"FLATEARTH_{name}": "" for name in names}
+    empty = {f"FLATEARTH_{name}": "" for name in (*names, "WEBHOOK_ALLOW_NETWORKS")}
     assert Settings.from_environment(empty) == Settings.from_environment({})
 
 
@@ -268,6 +270,67 @@ def test_a_wrong_base_is_refused_in_one_line_that_names_the_variable_and_not_the
         Settings.from_environment({"FLATEARTH_PUBLIC_URL": url})
     assert "earth.example" not in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
+
+
+# Webhooks
+
+
+@pytest.mark.parametrize(
+    ("value", "networks"),
+    [
+        ("10.1.0.0/16", ["10.1.0.0/16"]),
+        ("10.1.0.0/16,fd00:1::/64", ["10.1.0.0/16", "fd00:1::/64"]),
+        (" 127.0.0.0/8 ,\t::1/128 ", ["127.0.0.0/8", "::1/128"]),
+        ("192.168.1.7", ["192.168.1.7/32"]),
+        ("fd00::7", ["fd00::7/128"]),
+        ("10.1.0.0/255.255.0.0", ["10.1.0.0/16"]),
+        ("10.1.0.0/16,,", ["10.1.0.0/16"]),
+        ("0.0.0.0/0,::/0", ["0.0.0.0/0", "::/0"]),
+        (" , ", []),
+    ],
+)
+def test_networks_that_webhooks_may_reach_are_separated_by_commas_and_an_address_is_a_network_of_one(
+    value: str, networks: list[str]
+) -> None:
+    taken = Settings.from_environment({"FLATEARTH_WEBHOOK_ALLOW_NETWORKS": value}).webhook_allow_networks
+    assert taken == tuple(map(ip_network, networks))
+
+
+def test_a_network_that_is_taken_has_its_first_and_last_address_and_not_those_beside_them() -> None:
+    (network,) = Settings.from_environment({"FLATEARTH_WEBHOOK_ALLOW_NETWORKS": "10.1.0.0/16"}).webhook_allow_networks
+    assert ip_address("10.1.0.0") in network
+    assert ip_address("10.1.255.255") in network
+    assert ip_address("10.0.255.255") not in network
+    assert ip_address("10.2.0.0") not in network
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hunter2",
+        "hunter2.example",
+        "10.1.0.0/33",
+        "10.1.0.0/-1",
+        "fd00::/129",
+        "10.1.0.1/16",
+        "fd00::1/64",
+        "10.1/16",
+        "010.1.0.0/16",
+        "10.1.0.0/16;hunter2",
+        "10.1.0.0/16 10.2.0.0/16",
+        "10.1.0.0-10.1.255.255",
+        "10.1.0.0/16,hunter2",
+        "[fd00::]/64",
+        "*",
+        "10.1.0.0/16\n10.2.0.0/16",
+    ],
+)
+def test_a_wrong_network_is_refused_in_one_line_that_names_the_variable_and_not_the_value(value: str) -> None:
+    with pytest.raises(
+        WrongSetting, match=r"^FLATEARTH_WEBHOOK_ALLOW_NETWORKS [^\n]+10\.1\.0\.0/16,fd00:1::/64$"
+    ) as no:
+        Settings.from_environment({"FLATEARTH_WEBHOOK_ALLOW_NETWORKS": value})
+    assert "hunter2" not in str(no.value)
 
 
 def _database(url: str) -> dict[str, str]:

@@ -7,13 +7,16 @@ import sqlalchemy as sa
 _SECONDS_TO_NEXT = sa.text("""
 WITH RECURSIVE endpoints (webhook_id) AS (
     (
-        SELECT webhook_id FROM flatearth.webhook_deliveries WHERE state = 'pending' ORDER BY webhook_id LIMIT 1
+        SELECT webhook_id FROM flatearth.webhook_deliveries
+        WHERE state = 'pending'
+        ORDER BY webhook_id, next_attempt_at, id
+        LIMIT 1
     )
     UNION ALL
     SELECT (
         SELECT d.webhook_id FROM flatearth.webhook_deliveries AS d
         WHERE d.state = 'pending' AND d.webhook_id > e.webhook_id
-        ORDER BY d.webhook_id
+        ORDER BY d.webhook_id, d.next_attempt_at, d.id
         LIMIT 1
     )
     FROM endpoints AS e
@@ -23,8 +26,13 @@ SELECT CAST(extract(epoch FROM min(next.at) - clock_timestamp()) AS float8)
 FROM (
     SELECT greatest(d.next_attempt_at, w.open_until) AS at
     FROM endpoints AS e
-    JOIN flatearth.webhooks AS w ON w.id = e.webhook_id AND w.active
-    JOIN flatearth.accounts AS a ON a.id = w.account_id AND a.cancelled_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT w.id, w.open_until
+        FROM flatearth.webhooks AS w
+        JOIN flatearth.accounts AS a ON a.id = w.account_id AND a.cancelled_at IS NULL
+        WHERE w.id = e.webhook_id AND w.active
+        OFFSET 0
+    ) AS w
     CROSS JOIN LATERAL (
         SELECT p.next_attempt_at FROM flatearth.webhook_deliveries AS p
         WHERE p.webhook_id = w.id AND p.state = 'pending'

@@ -31,23 +31,24 @@ _LEASE = sa.bindparam("lease", LEASE, type_=sa.Interval)
 _IDS = sa.bindparam("ids", type_=ARRAY(sa.BigInteger))
 
 _PREFER_PROBES = sa.text("""
-SELECT set_config(name, 'off', true)
+SELECT set_config(name, 'off', true), pg_advisory_xact_lock(hashtextextended('flatearth.claim_deliveries', 0))
 FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) AS s (name)
 """)
+# One claim after the other: two at once would each count what an endpoint has at work without the other's.
 
 _CLAIM_DUE = sa.text("""
 WITH RECURSIVE endpoints (webhook_id) AS (
     (
         SELECT webhook_id FROM flatearth.webhook_deliveries
         WHERE state = 'pending' AND webhook_id > :after
-        ORDER BY webhook_id
+        ORDER BY webhook_id, next_attempt_at, id
         LIMIT 1
     )
     UNION ALL
     SELECT (
         SELECT d.webhook_id FROM flatearth.webhook_deliveries AS d
         WHERE d.state = 'pending' AND d.webhook_id > e.webhook_id
-        ORDER BY d.webhook_id
+        ORDER BY d.webhook_id, d.next_attempt_at, d.id
         LIMIT 1
     )
     FROM endpoints AS e
@@ -57,12 +58,13 @@ due AS MATERIALIZED (
     SELECT d.id
     FROM endpoints AS e
     CROSS JOIN LATERAL (
-        SELECT w.id, w.account_id, CASE WHEN w.open_until IS NULL THEN :per_endpoint ELSE 1 END AS most
+        SELECT w.id, CASE WHEN w.open_until IS NULL THEN :per_endpoint ELSE 1 END AS most
         FROM flatearth.webhooks AS w
+        JOIN flatearth.accounts AS a ON a.id = w.account_id AND a.cancelled_at IS NULL
         WHERE w.id = e.webhook_id AND w.active
         AND coalesce(w.open_until <= (SELECT coalesce(:as_of, clock_timestamp())), true)
+        OFFSET 0
     ) AS w
-    JOIN flatearth.accounts AS a ON a.id = w.account_id AND a.cancelled_at IS NULL
     CROSS JOIN LATERAL (
         SELECT count(*) AS busy FROM flatearth.webhook_deliveries AS b
         WHERE b.webhook_id = w.id AND b.state = 'in_progress'
@@ -84,13 +86,15 @@ WHERE d.id = due.id
 RETURNING d.id, d.webhook_id, d.event_id, d.type, d.attempts, d.body
 """).bindparams(_INSTANT, _CLAIM_ID, _LEASE)
 # Endpoint by endpoint, by one look into the index each, and no further than there is room: what it costs does not grow
-# with what waits. An endpoint that is open gets nothing, and one that was open for long enough gets one probe. The
-# clock in a sub-select is read once, and only so it can be looked up in the index.
+# with what waits. Ordered as the index of what is pending, so that it is no other one, which has all that was ever
+# sent; OFFSET 0 keeps the planner from beginning with all accounts. An endpoint that is open gets nothing, and one that
+# was open for long enough gets one probe. The clock in a sub-select is read once, and only so it can be looked up.
 
 _CLAIM_THESE = sa.text("""
 WITH meant AS MATERIALIZED (
     SELECT d.id FROM flatearth.webhook_deliveries AS d
     JOIN flatearth.webhooks AS w ON w.id = d.webhook_id AND w.active
+    JOIN flatearth.accounts AS a ON a.id = w.account_id AND a.cancelled_at IS NULL
     WHERE d.id = ANY(:ids) AND d.state = 'pending'
     ORDER BY d.id
     FOR UPDATE OF d SKIP LOCKED
@@ -168,7 +172,10 @@ def claim_due(
 
 
 def claim_these(connection: sa.Connection, claim: uuid.UUID, ids: Sequence[int]) -> list[Claimed]:
-    """Those of these deliveries that are pending, claimed, whenever they are due; none of a disabled endpoint."""
+    """Those of these deliveries that are pending, claimed, whenever they are due.
+
+    None of a disabled endpoint or a cancelled account.
+    """
     return [Claimed(*row) for row in connection.execute(_CLAIM_THESE, {"claim": claim, "ids": ids})]
 
 

@@ -76,7 +76,9 @@ def list_(*, account_id: int | None, limit: int, offset: int, as_json: bool) -> 
     with database.transaction(Settings.from_environment(), _APPLICATION) as connection:
         rows = storage.read_list(connection, account_id=account_id, limit=limit, offset=offset)
     told = [row | {"url": _without_query(row["url"])} for row in rows]
-    print_rows(told if as_json else [shown(row) for row in told], as_json=as_json, empty="No webhooks.")
+    if not as_json:
+        told = [shown({name: value for name, value in row.items() if name != "actions"}) for row in told]
+    print_rows(told, as_json=as_json, empty="No webhooks.")
 
 
 @webhooks.command()

@@ -5,7 +5,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -13,17 +13,19 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from flatearth_pipelines import database
+from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.secret_key import secret_key
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.webhooks import claim_storage, delivery_storage, endpoint_storage, payload_storage
 from flatearth_pipelines.webhooks.claim_storage import Claimed
-from flatearth_pipelines.webhooks.endpoint_storage import Endpoint, Result
+from flatearth_pipelines.webhooks.endpoint_storage import Endpoint, Result, Verdict
 from flatearth_pipelines.webhooks.outcome import Answer, Code
 from flatearth_pipelines.webhooks.payload import CONTENT_TYPES, Event, body
+from flatearth_pipelines.webhooks.payload_storage import Asked
 from flatearth_pipelines.webhooks.sealing import Unreadable, unseal
 from flatearth_pipelines.webhooks.settlement import Settlement, handed_back, settled
 from flatearth_pipelines.webhooks.signing import signer
-from flatearth_pipelines.webhooks.transaction_storage import Contended, transaction
+from flatearth_pipelines.webhooks.transaction_storage import attempted
 from flatearth_pipelines.webhooks.transport import Post, Posts, Sent
 
 IN_FLIGHT = 200
@@ -36,8 +38,6 @@ SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 _LONGEST_SECONDS = 900.0
 """A run that always finds more leaves the rest to the next one."""
-
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,7 @@ class Delivery:
         """Read what is sent and where, and have it sent."""
         if not claimed:
             return
-        with self._connection.begin():
-            endpoints = endpoint_storage.read_endpoints(self._connection, {each.webhook_id for each in claimed})
-            asked = {
-                (each.event_id, endpoints[each.webhook_id].format)
-                for each in claimed
-                if each.event_id is not None and each.body is None and each.webhook_id in endpoints
-            }
-            bodies = payload_storage.read_payloads(self._connection, asked, self._composed)
+        endpoints, bodies = attempted(self._connection, lambda: self._read(claimed))
         secrets = {endpoint.id: self._secrets(endpoint) for endpoint in endpoints.values()}
         posts.put(
             Parcel(
@@ -197,26 +190,31 @@ class Delivery:
             if each.webhook_id in endpoints  # else it was deleted, and its deliveries with it
         )
 
+    def _read(self, claimed: Sequence[Claimed]) -> tuple[Mapping[int, Endpoint], Mapping[Asked, bytes]]:
+        """Where these go, and what is sent of their events."""
+        endpoints = endpoint_storage.read_endpoints(self._connection, {each.webhook_id for each in claimed})
+        asked = {
+            (each.event_id, endpoints[each.webhook_id].format)
+            for each in claimed
+            if each.event_id is not None and each.body is None and each.webhook_id in endpoints
+        }
+        return endpoints, payload_storage.read_payloads(self._connection, asked, self._composed)
+
     def _record(self, claim: uuid.UUID, posts: Posts[Parcel], seconds: float) -> None:
         """Record what was answered, as soon as anything was; interrupted anywhere, the next time does it."""
         sent = posts.look(seconds)
         if not sent:
             return
         ends = [(self._settlement(each), each.answer) for each in sent]
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                done = self._settle(claim, sent, ends)
-                break
-            except Contended:
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(0.05 * attempt)
+        done, verdicts = attempted(self._connection, lambda: self._settle(claim, sent, ends))
         posts.forget(sent)
         for end, answer in ends:
             if end.delivery_id in done:
                 self._count(end, answer)
             else:
                 self.report.lost_to_others += 1
+        self.report.disabled += sum(each.disabled_at is not None for each in verdicts)
+        self.report.opened += sum(each.disabled_at is None for each in verdicts)
         self._progress(self.report)
 
     def _settle(
@@ -224,24 +222,21 @@ class Delivery:
         claim: uuid.UUID,
         sent: Sequence[Sent[Parcel]],
         ends: Sequence[tuple[Settlement, Answer | None]],
-    ) -> set[int]:
-        """One transaction: the deliveries, their log, what the breaker makes of it, and the mails about that."""
-        with transaction(self._connection):
-            done = delivery_storage.settle(self._connection, claim, ends, self._options.as_of)
-            verdicts = endpoint_storage.judge(
-                self._connection,
-                [
-                    self._result(each.item, each.answer)
-                    for each in sent
-                    if each.answer is not None
-                    and each.item.delivery.id in done
-                    and each.answer.code not in {Code.EVENT_GONE, Code.NO_SECRET}  # nobody asked the endpoint
-                ],
-            )
-            endpoint_storage.tell_owners(self._connection, verdicts, self._settings.alert_email)
-        self.report.disabled += sum(each.disabled_at is not None for each in verdicts)
-        self.report.opened += sum(each.disabled_at is None for each in verdicts)
-        return done
+    ) -> tuple[set[int], list[Verdict]]:
+        """Of one transaction: the deliveries, their log, what the breaker makes of it, and the mails about that."""
+        done = delivery_storage.settle(self._connection, claim, ends, self._options.as_of)
+        verdicts = endpoint_storage.judge(
+            self._connection,
+            [
+                self._result(each.item, each.answer)
+                for each in sent
+                if each.answer is not None
+                and each.item.delivery.id in done
+                and each.answer.code not in {Code.EVENT_GONE, Code.NO_SECRET}  # nobody asked the endpoint
+            ],
+        )
+        endpoint_storage.tell_owners(self._connection, verdicts, self._settings.alert_email)
+        return done, verdicts
 
     def _settlement(self, sent: Sent[Parcel]) -> Settlement:
         delivery = sent.item.delivery
@@ -284,7 +279,10 @@ class Delivery:
             return ()
 
     def _composed(self, event: Event, format_: str) -> bytes:
-        return body(event, format_, self._settings.public_url)
+        try:
+            return body(event, format_, self._settings.public_url)
+        except (WrongUsage, ValueError, RecursionError):  # of particulars that Python does not write as JSON
+            return body(event._replace(particulars={}), format_, self._settings.public_url)
 
     def _clock(self) -> datetime:
         """The database's time, read once and counted on: receivers check how old a signature is."""

@@ -9,12 +9,11 @@ from sqlalchemy import Connection
 
 from flatearth_pipelines.webhooks import dispatch_storage
 from flatearth_pipelines.webhooks.dispatch_storage import Dispatched
-from flatearth_pipelines.webhooks.transaction_storage import Contended, transaction
+from flatearth_pipelines.webhooks.transaction_storage import attempted
 
 BATCH_SIZE = 2_000
 """Events in one transaction."""
 
-_ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
 
 
@@ -53,7 +52,9 @@ def dispatch_new(
     deadline = time.monotonic() + longest_seconds
     until = time.monotonic() + stay_seconds
     while True:
-        done = _attempted(connection, batch_size) if time.monotonic() < deadline else Dispatched(0, {})
+        done = Dispatched(0, {})
+        if time.monotonic() < deadline:
+            done = attempted(connection, lambda: dispatch_storage.dispatch(connection, batch_size))
         if done.events:
             outcome.add(done)
             progress(outcome)
@@ -62,18 +63,6 @@ def dispatch_new(
             return outcome
         else:
             _wait_for_more(connection, min(until, deadline))
-
-
-def _attempted(connection: Connection, batch_size: int) -> Dispatched:
-    """One transaction, tried again when somebody else was in its way."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            with transaction(connection):
-                return dispatch_storage.dispatch(connection, batch_size)
-        except Contended:
-            time.sleep(0.05 * attempt)
-    with transaction(connection):
-        return dispatch_storage.dispatch(connection, batch_size)
 
 
 def _wait_for_more(connection: Connection, until: float) -> None:

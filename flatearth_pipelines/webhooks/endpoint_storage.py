@@ -8,7 +8,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from flatearth_pipelines.message import one_line
 from flatearth_pipelines.webhooks import delinquency
+
+_NAME_LENGTH = 200
+"""Characters that a subject shows: an application may have written a longer one, or several lines."""
 
 _READ = sa.text("""
 SELECT
@@ -37,7 +41,9 @@ seen AS (
 ),
 held AS MATERIALIZED (
     SELECT
-        w.id, w.trips, w.open_until, s.gone, s.at,
+        w.id, s.gone, s.at,
+        CASE WHEN s.succeeded THEN 0 ELSE w.trips END AS trips,
+        CASE WHEN NOT s.succeeded THEN w.open_until END AS open_until,
         s.failures + CASE WHEN s.succeeded THEN 0 ELSE w.consecutive_failures END AS failures,
         CASE
             WHEN s.succeeded OR w.first_failure_at IS NULL THEN s.first_failure_at
@@ -175,7 +181,11 @@ def tell_owners(connection: sa.Connection, verdicts: Sequence[Verdict], alerted:
         for address in dict.fromkeys([*owners.get(each.account_id, []), *([alerted] if alerted else [])])
     ]
     for each, address in mails:
-        said = {"to": address, "subject": f"Webhook disabled: {each.name}", "text": _letter(each)}
+        said = {
+            "to": address,
+            "subject": f"Webhook disabled: {one_line(each.name)[:_NAME_LENGTH]}",
+            "text": _letter(each),
+        }
         key = f"webhook {each.id} disabled {each.disabled_at} {address}"
         connection.execute(_TELL, {"payload": json.dumps(said), "job_key": key})
     return len(mails)

@@ -87,10 +87,11 @@ def test(*, webhook_id: int, as_json: bool) -> None:
     pool = database.engine(database.prepare(settings), _APPLICATION)
     try:
         with pool.connect() as connection:
+            delivery = Delivery(connection, settings, Options())
             with connection.begin():
                 delivery_id = _put_ping(connection, webhook_id)
             try:
-                Delivery(connection, settings, Options()).run([delivery_id])
+                delivery.run([delivery_id])
             finally:
                 with connection.begin():
                     storage.give_up(connection, delivery_id)
@@ -139,7 +140,7 @@ def redeliver(*, ids: tuple[int, ...]) -> None:
 def recover(*, webhook_id: int, since: str) -> None:
     """Have all that never reached a webhook since an instant sent again, such as after its endpoint was repaired.
 
-    That is what was given up. What still waits is tried in its time, also without this.
+    That is what was given up, and what was tried and waits for its next attempt: all of it is due now.
     """
     at = instant(since, "--since")
     count = 0
@@ -156,7 +157,7 @@ def recover(*, webhook_id: int, since: str) -> None:
                 break
             count += more
     many = "1 delivery waits" if count == 1 else f"{count:,} deliveries wait"
-    click.echo(f"{many} again." if count else "Nothing to do: nothing was given up since then.")
+    click.echo(f"{many} again." if count else "Nothing to do: all that was tried since then has arrived.")
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,8 @@ class _Exchange:
             while len(received) <= MOST_BYTES and not content.at_eof():
                 received += await content.read(MOST_BYTES + 1 - len(received))
         finally:
-            response.close()  # a connection whose answer was read to its end has been given back already
+            if not response.closed:  # otherwise it was read to its end, and its connection is back in the pool
+                response.close()
         return self.status
 
     def retry_after(self, now: datetime) -> timedelta | None:

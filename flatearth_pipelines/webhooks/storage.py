@@ -237,7 +237,7 @@ def _changed(
     return connection.execute(query).scalar() is not None
 
 
-def _one(connection: sa.Connection, query: sa.Select[Any], webhook_id: int) -> sa.Row[Any]:
+def _one(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], webhook_id: int) -> sa.Row[*tuple[Any, ...]]:
     """The query's only row, about this webhook."""
     row = connection.execute(query.where(webhooks.c.id == webhook_id)).first() if _is_id(webhook_id) else None
     if row is None:

@@ -1,13 +1,21 @@
 """One transaction that gives way to others, and does not wait for long."""
 
 import contextlib
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable, SerializationFailure
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.errors import FlatEarthError
+
+Result = TypeVar("Result")
+
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.05
+"""After the first attempt; twice as long after the second, and so on."""
 
 _BY_INDEX = sa.text("""
 SELECT set_config(s.name, s.value, true)
@@ -37,3 +45,19 @@ def transaction(connection: sa.Connection) -> Generator[None]:
             said = error.orig.diag.message_primary
             raise Contended(f"Somebody else was in the way, the next run goes on: {said}") from error
         raise
+
+
+def attempted(connection: sa.Connection, work: Callable[[], Result]) -> Result:
+    """What the work returns, done in a `transaction`, and once more in another one while somebody is in its way.
+
+    Raises:
+        Contended: somebody was, five times.
+    """
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            with transaction(connection):
+                return work()
+        except Contended:
+            time.sleep(_PAUSE_SECONDS * attempt)
+    with transaction(connection):
+        return work()

@@ -13,7 +13,7 @@ from flatearth_pipelines.webhooks.payload import ACTIONS
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.factories import MICROSECOND, NOON
 from flatearth_pipelines_tests.webhooks import observed
-from flatearth_pipelines_tests.webhooks.workspace import Workspace, disabled, webhook
+from flatearth_pipelines_tests.webhooks.workspace import Workspace, disabled
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_webhook_of_another_board_another_account_or_another_action_hears_noth
     hook = work.webhook(connection)
     work.webhook(connection, board_id=make.board(connection, work.account))
     work.webhook(connection, actions=["card_moved", "comment_created"])
-    webhook(connection, make.account(connection))
+    make.webhook(connection, make.account(connection))
     event = work.event(connection)
 
     assert dispatched(connection) == [(event, hook)]
@@ -167,7 +167,7 @@ def test_an_event_that_nobody_wants_is_never_new(connection: sa.Connection, work
     work.webhook(connection, actions=["card_moved"])
     work.webhook(connection, board_id=make.board(connection, work.account))
     work.webhook(connection, **disabled())
-    webhook(connection, make.account(connection))
+    make.webhook(connection, make.account(connection))
     work.event(connection)
 
     assert observed.undispatched(connection) == []
