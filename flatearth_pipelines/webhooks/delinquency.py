@@ -21,7 +21,7 @@ product follows."""
 
 def wait(trips: int) -> timedelta:
     """How long the breaker stays open when it opens for the time that comes after so many, 0 for the first."""
-    return min(FIRST_WAIT * 2 ** min(trips, 32), LONGEST_WAIT)
+    return min(FIRST_WAIT * (1 << min(trips, 32)), LONGEST_WAIT)
 
 
 def is_delinquent(failures: int, failing_for: timedelta) -> bool:

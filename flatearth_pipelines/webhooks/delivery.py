@@ -272,11 +272,14 @@ class Delivery:
         return Post(parcel.endpoint.url, headers, parcel.body)
 
     def _secrets(self, endpoint: Endpoint) -> tuple[str, ...]:
-        sealed = [endpoint.sealed_secret, endpoint.previous_sealed_secret]
-        try:
-            return tuple(unseal(self._key, each, f"webhook {endpoint.id}") for each in sealed if each is not None)
-        except Unreadable:
-            return ()
+        """The current one first; the one before is left out when it cannot be read. None when the current cannot."""
+        readable = []
+        for sealed in (endpoint.sealed_secret, endpoint.previous_sealed_secret):
+            try:
+                readable += [] if sealed is None else [unseal(self._key, sealed, f"webhook {endpoint.id}")]
+            except Unreadable:
+                return tuple(readable)
+        return tuple(readable)
 
     def _composed(self, event: Event, format_: str) -> bytes:
         try:

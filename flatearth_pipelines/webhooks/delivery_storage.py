@@ -74,7 +74,7 @@ _RECOVER = sa.text("""
 WITH failed AS MATERIALIZED (
     SELECT id FROM flatearth.webhook_deliveries
     WHERE webhook_id = :webhook_id AND created_at >= :since
-    AND (state = 'errored' OR (state = 'pending' AND attempts > 0))
+    AND (state = 'errored' OR (state = 'pending' AND attempts > 0)) AND type IS DISTINCT FROM 'ping'
     ORDER BY id
     LIMIT :most
     FOR UPDATE SKIP LOCKED
@@ -126,7 +126,7 @@ def redeliver(connection: sa.Connection, ids: Sequence[int]) -> list[int]:
 def recover(connection: sa.Connection, webhook_id: int, since: datetime, most: int = _AT_ONCE) -> int:
     """As `redeliver`, for up to so many of the endpoint that were created since then, tried, and never succeeded.
 
-    That is what was given up, and what waits for its next attempt, which is due at once.
+    That is what was given up, and what waits for its next attempt, which is due at once; but no ping.
     """
     values = {"webhook_id": webhook_id, "since": since, "most": most}
     return connection.execute(_RECOVER, values).rowcount

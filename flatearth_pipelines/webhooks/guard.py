@@ -82,9 +82,14 @@ class Guard(aiohttp.TCPConnector):
         peer = transport and transport.get_extra_info("peername")
         if peer:
             way.tried = peer[0]
-        if protocol is not None and not way.reused and len(self._sockets) > self._most_open:
+        if protocol is not None and not way.reused and self._is_full():
             protocol.force_close()
         return connection
+
+    def _is_full(self) -> bool:
+        if len(self._sockets) > self._most_open:  # closed ones are among them, until they are collected
+            self._sockets = WeakSet(each for each in self._sockets if each.fileno() >= 0)
+        return len(self._sockets) > self._most_open
 
     def _permitted_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, protocol, _, (address, port, *_) = addr_info

@@ -38,3 +38,10 @@ def limit(connection: sa.Connection) -> None:
     """No statement of the session takes longer."""
     with connection.begin():
         connection.execute(sa.text("SET statement_timeout = '20s'"))
+
+
+def waiting(engine: sa.Engine) -> int:
+    """How many sessions wait for a lock of somebody else."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with engine.connect() as connection:
+        return int(connection.execute(sa.text(query)).scalar_one())

@@ -7,7 +7,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -57,7 +57,7 @@ class Server:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     """Ever."""
-    _open: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
+    _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -69,21 +69,22 @@ class Server:
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
-        self._open[task] = writer
+        self._open.add(task)
         with contextlib.suppress(asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             while not writer.is_closing():
                 request = await _request(reader)
                 self.requests.append(request)
                 await self.behaviour(request, writer)
-        del self._open[task]
         writer.close()
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await writer.wait_closed()
+        writer.transport.abort()  # whoever does not say goodbye
+        self._open.discard(task)
 
     async def stop(self) -> None:
-        """End every connection."""
-        while self._open:
-            for task in list(self._open):
+        """End every connection, also one that is only being taken."""
+        while asyncio.all_tasks() != {asyncio.current_task()}:
+            for task in self._open:
                 task.cancel()
             await asyncio.sleep(0.001)
 
@@ -237,7 +238,7 @@ class Authority:
         return context
 
 
-def resolve(monkeypatch: pytest.MonkeyPatch, names: dict[str, Callable[[], Sequence[str]]]) -> None:
+def resolve(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, Callable[[], Sequence[str]]]) -> None:
     """Have the machine's resolver say these addresses of these names, asked anew each time; it knows no others."""
 
     def getaddrinfo(host: str, port: int | None, *_: Any, **__: Any) -> list[tuple[Any, ...]]:

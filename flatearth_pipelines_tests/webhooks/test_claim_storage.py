@@ -134,6 +134,7 @@ def test_what_somebody_has_locked_is_left_alone(engine: sa.Engine, other_engine:
     with other_engine.begin() as somebody, engine.begin() as connection:
         lock = "SELECT FROM flatearth.webhook_deliveries WHERE id = :id FOR UPDATE"
         somebody.execute(sa.text(lock), {"id": first})
+        connection.execute(sa.text("SET LOCAL lock_timeout = '1ms'"))
         assert storage.claim_these(connection, MINE, [first]) == []
         assert claimed(connection) == [second]
 

@@ -213,7 +213,7 @@ def test_a_delivery_that_went_with_its_webhook_is_nobodys(connection: sa.Connect
 
 
 def ended(connection: sa.Connection, hook: int, **values: Any) -> int:
-    return make.delivery(connection, hook, **{"state": "errored", "attempts": 8, "last_code": "timeout"} | values)
+    return make.delivery(connection, hook, **{"type": "invoice.paid", "state": "errored", "attempts": 8} | values)
 
 
 def test_what_has_ended_well_or_not_is_redelivered_with_all_its_attempts_and_nothing_else_is(
@@ -241,7 +241,7 @@ def test_what_never_succeeded_since_a_time_is_recovered_what_was_created_exactly
     )
     done = ended(connection, hook, state="completed", completed_at=NOON, created_at=NOON)
     of_another = ended(connection, work.webhook(connection), created_at=NOON)
-    waiting = {"created_at": NOON, "next_attempt_at": observed.now(connection) + HOUR}
+    waiting = {"type": "invoice.paid", "created_at": NOON, "next_attempt_at": observed.now(connection) + HOUR}
     tried, untried = (make.delivery(connection, hook, attempts=attempts, **waiting) for attempts in (3, 0))
 
     assert storage.recover(connection, hook, NOON) == 3
@@ -261,6 +261,16 @@ def test_what_never_succeeded_since_a_time_is_recovered_what_was_created_exactly
         assert (row["attempts"], row["created_at"]) == (0, NOON)
         assert row["next_attempt_at"] <= observed.now(connection)
     assert observed.delivery(connection, untried)["next_attempt_at"] > observed.now(connection), "it never failed"
+
+
+def test_what_an_event_never_told_is_recovered_and_a_ping_is_not(
+    connection: sa.Connection, work: Workspace, hook: int
+) -> None:
+    told, ping = (ended(connection, hook, type=type_) for type_ in ("card_closed", "ping"))
+    of_event = make.delivery(connection, hook, work.event(connection), state="errored")
+
+    assert storage.recover(connection, hook, NOON - 1_000 * HOUR) == 2
+    assert observed.states(connection) == {told: "pending", ping: "errored", of_event: "pending"}
 
 
 def test_no_more_is_recovered_at_once_than_asked_for(connection: sa.Connection, hook: int) -> None:

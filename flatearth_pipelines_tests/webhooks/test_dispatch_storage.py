@@ -153,6 +153,7 @@ def test_what_somebody_else_has_taken_is_left_to_them(engine: sa.Engine, other_e
         hook = work.webhook(connection)
         first, second = work.events(connection, 2)
     with other_engine.connect() as somebody, engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL lock_timeout = '1ms'"))
         assert storage.dispatch(somebody, 1).events == 1
         assert dispatched(connection) == [(second, hook)]
         somebody.rollback()

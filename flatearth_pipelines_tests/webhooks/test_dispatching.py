@@ -1,13 +1,13 @@
 """From what an application writes to deliveries, batch by batch, on a real database."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.webhooks import transaction_storage
+from flatearth_pipelines.webhooks import dispatch_storage, transaction_storage
 from flatearth_pipelines.webhooks.dispatching import Outcome, dispatch_new
 from flatearth_pipelines.webhooks.transaction_storage import Contended
 from flatearth_pipelines_tests import factories as make
@@ -15,7 +15,7 @@ from flatearth_pipelines_tests.entropy import runs as entropy
 from flatearth_pipelines_tests.factories import NOON
 from flatearth_pipelines_tests.processes import until
 from flatearth_pipelines_tests.webhooks import observed
-from flatearth_pipelines_tests.webhooks.runs import dispatch
+from flatearth_pipelines_tests.webhooks.runs import dispatch, waiting
 from flatearth_pipelines_tests.webhooks.workspace import Workspace
 
 
@@ -128,15 +128,22 @@ def test_whoever_stays_dispatches_what_comes_meanwhile(
 
 
 def test_whoever_stays_looks_again_for_an_event_that_comes_when_there_was_nothing(
-    engine: sa.Engine, other_engine: sa.Engine, office: Workspace
+    engine: sa.Engine, other_engine: sa.Engine, office: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looked, look = threading.Event(), dispatch_storage.is_anything_new
+
+    def is_anything_new(connection: sa.Connection) -> bool:
+        looked.set()
+        return look(connection)
+
+    monkeypatch.setattr(dispatch_storage, "is_anything_new", is_anything_new)
     with engine.begin() as connection:
         hook = office.webhook(connection)
-    with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
+    with ThreadPoolExecutor(1) as pool:
         staying = pool.submit(dispatch, other_engine, stay_seconds=2)
-        until(lambda: sessions(connection) > 0)
-        event = office.event(connection)
-        connection.commit()
+        assert looked.wait(60)
+        with engine.begin() as connection:
+            event = office.event(connection)
         assert staying.result(timeout=60).events == 1
 
     assert dispatched(engine) == [(event, hook)]
@@ -162,7 +169,7 @@ def test_a_webhook_that_is_deleted_at_this_moment_is_waited_for_and_gets_nothing
     with other_engine.connect() as somebody, ThreadPoolExecutor(1) as pool:
         delete(somebody, "webhooks", gone)
         job = pool.submit(dispatch, engine)
-        until(lambda: waits(somebody, job))
+        until(lambda: waiting(engine) == 1)
         somebody.commit()
         outcome = job.result(timeout=60)
 
@@ -208,20 +215,3 @@ def test_who_is_in_the_way_for_five_attempts_ends_the_run_in_one_line_and_the_ev
 
 def delete(connection: sa.Connection, what: str, row_id: int) -> None:
     connection.execute(sa.text(f"DELETE FROM flatearth.{what} WHERE id = :id"), {"id": row_id})
-
-
-def waits(connection: sa.Connection, job: Future[Any]) -> bool:
-    """Whether a statement waits for a lock; a job that has ended never does."""
-    assert not job.done(), job.result()
-    query = "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE NOT l.granted"
-    query += " AND a.datname = current_database()"
-    return bool(connection.execute(sa.text(query)).scalar_one())
-
-
-def sessions(connection: sa.Connection) -> int:
-    """How many somebody else has here that have asked whether anything is new."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE :asked"
-    asked = {"asked": "SELECT event_id FROM flatearth.undispatched_events%"}
-    count = int(connection.execute(sa.text(query), asked).scalar_one())
-    connection.rollback()
-    return count

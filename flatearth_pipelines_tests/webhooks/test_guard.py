@@ -1,6 +1,7 @@
 """Connections to where webhooks may go, and none to where they may not: a listener would see them."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -231,6 +232,16 @@ def test_no_more_are_kept_than_told() -> None:
         ways = [each.way for each in went(*urls, *urls, most_open=2)]
     assert [way.reused for way in ways] == [False, False, False, True, True, False]
     assert [server.connections for server in (one, other, third)] == [1, 1, 2]
+
+
+def test_connections_that_are_closed_take_no_place_of_those_that_are_kept() -> None:
+    gc.disable()  # what is left of them may lie around for a while
+    try:
+        with http_server(says_and_hangs_up(LAST)) as closing, http_server(OK) as server:
+            ways = [each.way for each in went(*[closing.url] * 20, *[server.url] * 2, most_open=2)]
+    finally:
+        gc.enable()
+    assert [way.reused for way in ways] == [False] * 21 + [True]
 
 
 def test_what_is_not_kept_is_as_many_at_once_as_asked_for() -> None:

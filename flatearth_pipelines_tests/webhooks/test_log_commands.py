@@ -278,6 +278,20 @@ def test_a_webhook_that_is_disabled_is_not_tested(engine: sa.Engine, flatearth: 
     assert states(engine) == {}
 
 
+def test_a_run_of_somebody_else_leaves_the_ping_to_this_process_for_a_minute(
+    engine: sa.Engine, flatearth: Flatearth, office: Workspace
+) -> None:
+    with http_server() as server:
+        with engine.begin() as connection:
+            hook = office.webhook(connection, url=server.url)
+
+        delivery_id = flatearth("test", hook, "--json").json()["delivery_id"]
+
+    with engine.connect() as connection:
+        row = observed.delivery(connection, delivery_id)
+    assert row["created_at"] + timedelta(minutes=1) <= row["next_attempt_at"]
+
+
 def test_only_the_ping_is_sent_and_what_else_waits_goes_on_waiting(
     engine: sa.Engine, flatearth: Flatearth, office: Workspace
 ) -> None:

@@ -171,6 +171,8 @@ def test_a_comment_of_a_megabyte_is_composed(connection: sa.Connection, work: Wo
     comment = make.comment(connection, work.card, 1_000_000 * "x", work.owner)
     event = make.event(connection, work.board, work.owner, "comment_created", comment)
 
-    payloads = read_payloads(connection, [(event, format_)], lambda *what: body(*what, "https://acme.example"))
+    payloads = read_payloads(
+        connection, [(event, format_)], lambda one, which: body(one, which, "https://acme.example")
+    )
 
     assert (len(payloads[event, format_]) > 1_000_000) == (format_ == "json")

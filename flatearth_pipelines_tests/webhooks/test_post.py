@@ -131,14 +131,16 @@ def test_a_body_of_any_length_arrives(length: int) -> None:
     assert [request.body for request in server.requests] == [body]
 
 
-def test_a_cookie_is_not_sent_back() -> None:
+def test_a_cookie_is_not_sent_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name: of an address aiohttp would not keep one anyway."""
+    resolve(monkeypatch, {"endpoint.example": lambda: [REACHABLE]})
     with http_server(OK.replace(b"\r\n", b"\r\nSet-Cookie: session=1; Path=/\r\n", 1)) as server:
-        posted(server.url, times=2)
+        posted(f"http://endpoint.example:{server.port}/", times=2)
     assert len(server.requests) == 2
     assert not [name for request in server.requests for name, _ in request.headers if name.lower() == "cookie"]
 
 
-@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
 def test_a_proxy_of_the_environment_is_not_used(
     variable: str, private: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -534,6 +536,30 @@ def test_a_connection_that_was_closed_long_ago_is_not_used_at_all() -> None:
         answers = posted(server.url, times=3, before_the_next=lambda: until(lambda: True))
     assert [got.code for got in answers] == [Code.OK] * 3
     assert (server.connections, len(server.requests)) == (3, 3)
+
+
+def test_of_several_kept_connections_that_fail_only_one_is_tried() -> None:
+    served: set[asyncio.StreamWriter] = set()
+
+    async def behaviour(request: Request, writer: asyncio.StreamWriter) -> None:
+        if writer in served:
+            return await resets(request, writer)
+        served.add(writer)
+        while len(served) < 2:
+            await asyncio.sleep(0.001)  # both at once, so that there are two
+        return await says(OK)(request, writer)
+
+    async def run() -> list[Answer]:
+        client = Client(ALLOWED, now, seconds=PATIENT, user_agent="FlatEarth-Tests/1", most_open=10)
+        both = await asyncio.gather(*(asyncio.create_task(client.post(server.url, HEADERS, b"{}")) for _ in range(2)))
+        third = await client.post(server.url, HEADERS, b"{}")
+        await client.close()
+        return [*both, third]
+
+    with http_server(behaviour) as server:
+        answers = asyncio.run(run())
+    assert [got.code for got in answers] == [Code.OK] * 3
+    assert (server.connections, len(server.requests)) == (3, 4)
 
 
 class Fails:

@@ -165,6 +165,13 @@ def test_what_is_put_while_others_are_on_their_way_is_sent_too() -> None:
         assert codes(all_of(sending)) == {Code.OK: 200}
 
 
+def test_what_is_put_once_all_others_are_done_is_sent_too() -> None:
+    with http_server() as server, posts(to(server.url), in_flight=2) as sending:
+        for start in range(0, 50, 5):
+            sending.put(range(start, start + 5))
+            assert codes(all_of(sending)) == {Code.OK: 5}
+
+
 # Those that are slow or fail, and the others
 
 

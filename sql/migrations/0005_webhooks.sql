@@ -124,7 +124,9 @@ create table flatearth.webhook_deliveries (
     constraint one_delivery_per_event_and_endpoint unique (webhook_id, event_id),
     constraint delivery_state_is_known check (state in ('pending', 'in_progress', 'completed', 'errored')),
     constraint delivery_has_something_to_say check (event_id is not null or num_nulls(type, body) = 0),
-    constraint in_progress_has_a_claim check ((state = 'in_progress') = (num_nulls(claim, claimed_until) = 0)),
+    constraint in_progress_has_a_claim check (
+        num_nulls(claim, claimed_until) = case state when 'in_progress' then 0 else 2 end
+    ),
     constraint completion_time_is_of_completed check ((state = 'completed') or completed_at is null),
     constraint delivery_attempts_are_not_negative check (attempts >= 0),
     constraint delivering_webhook_is_of_the_account foreign key (account_id, webhook_id)
