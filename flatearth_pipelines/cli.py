@@ -13,12 +13,14 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database, inbox, migrate, schema, server
+from flatearth_pipelines.cleanup.commands import cleanup
 from flatearth_pipelines.entropy.commands import entropy
 from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.handlers import HANDLERS
 from flatearth_pipelines.notifications.commands import bundles, unsubscribe
 from flatearth_pipelines.queue.commands import jobs
 from flatearth_pipelines.queue.cron_commands import crons
+from flatearth_pipelines.reports.commands import reports
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.terminal import print_rows
 from flatearth_pipelines.webhooks.commands import webhooks
@@ -139,6 +141,8 @@ cli.add_command(crons)
 cli.add_command(bundles)
 cli.add_command(unsubscribe)
 cli.add_command(webhooks)
+cli.add_command(cleanup)
+cli.add_command(reports)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,15 @@ import warnings
 
 import dagster as dg
 
+from flatearth_pipelines.cleanup import access_definitions
+from flatearth_pipelines.cleanup import definitions as cleanup
 from flatearth_pipelines.entropy import definitions as entropy
 from flatearth_pipelines.handlers import HANDLERS
 from flatearth_pipelines.notifications import definitions as notifications
 from flatearth_pipelines.notifications import delivery_definitions as delivery
 from flatearth_pipelines.queue import definitions as queue
 from flatearth_pipelines.queue import operator_definitions
+from flatearth_pipelines.reports import definitions as reports
 from flatearth_pipelines.resources import Clock, Postgres
 from flatearth_pipelines.webhooks import definitions as webhooks
 from flatearth_pipelines.webhooks import delivery_definitions as webhook_delivery
@@ -27,11 +30,14 @@ defs = dg.Definitions.merge(
         # One process a run: a process per op, Dagster's default, costs two seconds each.
         executor=dg.in_process_executor,
     ),
+    access_definitions.defs,
+    cleanup.defs,
     entropy.defs,
     notifications.defs,
     delivery.defs,
     queue.defs,
     operator_definitions.defs,
+    reports.defs,
     webhooks.defs,
     webhook_delivery.defs,
 )

@@ -7,6 +7,7 @@
     ├── NotPermitted          the actor may not do this
     ├── LimitReached          the account has used up what it may in this minute
     ├── LeaseLost             a drain was too slow to keep its jobs: they belong to somebody else
+    ├── StorageUnavailable    object storage is not there, or refuses
     └── DatabaseUnavailable   Postgres is not there, refuses, or broke off
         └── WrongSchema       Postgres is there, but not at the version of this code
 
@@ -44,6 +45,10 @@ class LimitReached(FlatEarthError):
 
 class LeaseLost(FlatEarthError):
     """The lease of a drain ran out, or was taken away: nothing that it does counts any more."""
+
+
+class StorageUnavailable(FlatEarthError):
+    """Object storage cannot be reached, or refuses."""
 
 
 class DatabaseUnavailable(FlatEarthError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parseaddr
@@ -18,6 +19,9 @@ from flatearth_pipelines.errors import WrongSetting
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 _HIGHEST_PORT = 65_535
+
+_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9](/[\w!*'()=+,-][\w.!*'()=+,-]*)*/?", re.ASCII)
+"""A bucket and a prefix of the characters that S3 recommends; no part of it begins with a dot."""
 
 Network = IPv4Network | IPv6Network
 
@@ -38,6 +42,9 @@ class Settings:
     smtp_url: str = "file:.flatearth/outbox"
     """`FLATEARTH_SMTP_URL`: `smtp[s]://user:password@host:port`, or `file:` and a directory. Unset: the outbox of
     `home`."""
+
+    storage_url: str = "file:.flatearth/storage"
+    """`FLATEARTH_STORAGE_URL`: `file:` and a directory, or `s3://bucket/prefix`. Unset: `storage` of `home`."""
 
     mail_from: str = "Flat Earth <notifications@flatearth.local>"
     """`FLATEARTH_MAIL_FROM`: the sender of every email."""
@@ -65,6 +72,7 @@ class Settings:
         database = environment.get("FLATEARTH_DATABASE_URL")
         programs = environment.get("FLATEARTH_PG_BIN")
         smtp = environment.get("FLATEARTH_SMTP_URL")
+        storage = environment.get("FLATEARTH_STORAGE_URL")
         sender = environment.get("FLATEARTH_MAIL_FROM")
         alerted = environment.get("FLATEARTH_ALERT_EMAIL")
         key = environment.get("FLATEARTH_SECRET_KEY")
@@ -76,6 +84,7 @@ class Settings:
             database=_connection_string(database) if database else None,
             postgres_programs=_program_directory(programs) if programs else None,
             smtp_url=_smtp_url(smtp) if smtp else _file_url(place / "outbox"),
+            storage_url=_storage_url(storage) if storage else _file_url(place / "storage"),
             mail_from=_mailbox("FLATEARTH_MAIL_FROM", sender) if sender else cls.mail_from,
             alert_email=_mailbox("FLATEARTH_ALERT_EMAIL", alerted) if alerted else None,
             secret_key=_key(key) if key else None,
@@ -127,6 +136,18 @@ def _smtp_url(value: str) -> str:
     raise WrongSetting(
         "FLATEARTH_SMTP_URL is not right: it takes smtp[s]://user:password@host:port or file:<directory>"
     )
+
+
+def _storage_url(value: str) -> str:
+    with contextlib.suppress(ValueError):
+        url = urlsplit(value)
+        path = unquote(url.path)
+        if url.scheme == "file" and path.strip("/") and path.isprintable() and value.endswith(url.path):
+            if url.netloc in {"", "localhost"}:  # file://storage would be a machine of that name
+                return _file_url(Path(path).absolute())
+        elif _BUCKET.fullmatch(value):
+            return value.rstrip("/")
+    raise WrongSetting("FLATEARTH_STORAGE_URL is not right: it takes file:///directory or s3://bucket/prefix")
 
 
 def _file_url(directory: Path) -> str:

@@ -30,6 +30,10 @@ def _flag(name: str) -> sa.Column[bool]:
     return sa.Column(name, sa.Boolean, nullable=False)
 
 
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False)
+
+
 def _at(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
@@ -216,6 +220,7 @@ notification_bundles = _table(
     _text("last_error", nullable=True),
     sa.Column("items", sa.Integer),
     _at("created_at"),
+    _at("failed_at", nullable=True),
 )
 
 email_suppressions = _table(
@@ -307,6 +312,23 @@ webhook_attempts = _table(
     sa.Column("address", INET),
     sa.Column("response", sa.LargeBinary),
     _text("detail", nullable=True),
+)
+
+daily_reports = _table(
+    "daily_reports",
+    sa.Column("day", sa.Date, nullable=False),
+    _key("account_id"),
+    _key("board_id", nullable=True),
+    _count("cards_created"),
+    _count("cards_closed"),
+    _count("cards_postponed"),
+    _count("cards_auto_postponed"),
+    _count("comments"),
+    _count("active_people"),
+    _count("bundles_mailed"),
+    _count("bundles_failed"),
+    _count("deliveries_completed"),
+    _count("deliveries_errored"),
 )
 
 cron_jobs = _table(

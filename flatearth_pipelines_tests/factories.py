@@ -209,3 +209,34 @@ def attempt(connection: sa.Connection, delivery_id: int, code: str = "ok", **val
     defaults = {"attempt": 1, "started_at": NOON, "duration_ms": 12}
     row = {"delivery_id": delivery_id, "account_id": account_id, "code": code, **defaults | values}
     return _insert(connection, tables.webhook_attempts, **row)
+
+
+# What goes by its age
+
+
+def tag(connection: sa.Connection, account_id: int, age: timedelta = 2 * DAY, **values: Any) -> int:
+    """Made so long before `NOON`."""
+    defaults = {"title": f"tag {next(_numbers)}", "created_at": NOON - age}
+    return _insert(connection, tables.tags, account_id=account_id, **defaults | values)
+
+
+def tagging(connection: sa.Connection, tag_id: int, card_id: int) -> int:
+    account_id = _account_of(connection, tables.tags, tag_id)
+    return _insert(connection, tables.taggings, account_id=account_id, tag_id=tag_id, card_id=card_id)
+
+
+def session(connection: sa.Connection, user_id: int, expired: timedelta = DAY) -> int:
+    """That expired so long before `NOON`."""
+    return _insert(connection, tables.sessions, user_id=user_id, expires_at=NOON - expired)
+
+
+def audit_log(connection: sa.Connection, account_id: int, age: timedelta = 91 * DAY) -> int:
+    """Written so long before `NOON`."""
+    values = {"action": "card.read", "created_at": NOON - age}
+    return _insert(connection, tables.api_audit_logs, account_id=account_id, **values)
+
+
+def file(connection: sa.Connection, account_id: int, storage_key: str, age: timedelta = 31 * DAY) -> int:
+    """Uploaded so long before `NOON`; without its object."""
+    values = {"storage_key": storage_key, "created_at": NOON - age}
+    return _insert(connection, tables.files, account_id=account_id, **values)

@@ -74,7 +74,8 @@ def test_every_option_and_every_group_of_commands_says_what_it_is_for(path: tupl
 def test_the_contracts_commands_are_there() -> None:
     promised = "up;down;status;db migrate;db status;db rollback;db url;db shell;demo;import trello"
     entropy = "entropy show;entropy set;entropy clear;entropy soon;entropy preview"
-    assert {tuple(path.split()) for path in f"{promised};{entropy}".split(";")} <= set(_commands())
+    cleanup = "cleanup list;cleanup run"
+    assert {tuple(path.split()) for path in f"{promised};{entropy};{cleanup}".split(";")} <= set(_commands())
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,12 @@ CADENCES = {
     "deliver_bundles_every_30_minutes": ("deliver_bundles", "*/30 * * * *"),
     "run_due_jobs_every_5_minutes": ("run_due_jobs", "*/5 * * * *"),
     "delete_finished_jobs_daily": ("delete_finished_jobs", "40 3 * * *"),
+    "cleanup_webhook_deliveries_daily": ("cleanup_webhook_deliveries", "0 3 * * *"),
+    "delete_expired_sessions_daily": ("delete_expired_sessions", "10 3 * * *"),
+    "delete_old_audit_logs_daily": ("delete_old_audit_logs", "20 3 * * *"),
+    "delete_old_files_daily": ("delete_old_files", "30 3 * * *"),
+    "delete_unused_tags_daily": ("delete_unused_tags", "2 4 * * *"),
+    "daily_report_daily": ("daily_report", "10 0 * * *"),
 }
 """The contract's schedules: the job of each, and when."""
 
@@ -37,7 +43,15 @@ SENSORS = {
 
 RUNS_BY_ITSELF = {name for name, _ in CADENCES.values()}.union(*SENSORS.values())
 
-LAUNCHED_ONLY = {"auto_postpone_by_shard", "retry_jobs", "cancel_jobs", "pause_jobs", "resume_jobs"}
+LAUNCHED_ONLY = {
+    "auto_postpone_by_shard",
+    "daily_report_range",
+    "revoke_board_access",
+    "retry_jobs",
+    "cancel_jobs",
+    "pause_jobs",
+    "resume_jobs",
+}
 """Jobs that a person or a backfill launches."""
 
 

@@ -18,6 +18,7 @@ def test_with_nothing_set_everything_is_embedded_in_the_checkout() -> None:
         database=None,
         postgres_programs=None,
         smtp_url=f"file:{ROOT / '.flatearth' / 'outbox'}",
+        storage_url=f"file:{ROOT / '.flatearth' / 'storage'}",
         mail_from="Flat Earth <notifications@flatearth.local>",
         alert_email=None,
         secret_key=None,
@@ -218,6 +219,80 @@ def test_what_is_no_address_is_refused_in_one_line_that_names_the_variable_and_n
 ) -> None:
     with pytest.raises(WrongSetting, match=rf"^{variable} [^\n]+name@example\.com[^\n]*$") as refusal:
         Settings.from_environment({variable: value})
+    assert "hunter2" not in str(refusal.value)
+
+
+# Storage
+
+
+@pytest.mark.parametrize("url", ["file:here", "file:./here/"])
+def test_a_relative_storage_is_taken_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"FLATEARTH_STORAGE_URL": url}).storage_url == f"file:{tmp_path / 'here'}"
+
+
+@pytest.mark.parametrize("url", ["file:/var/objects", "file:///var/objects", "file://localhost/var/objects/"])
+def test_an_absolute_storage_is_written_in_three_ways(url: str) -> None:
+    assert Settings.from_environment({"FLATEARTH_STORAGE_URL": url}).storage_url == "file:/var/objects"
+
+
+def test_a_storage_that_is_unset_or_empty_is_in_the_home_whatever_its_name(tmp_path: Path) -> None:
+    home = tmp_path / "50% of #1?"
+    environment = {"FLATEARTH_HOME": str(home), "FLATEARTH_STORAGE_URL": ""}
+    url = Settings.from_environment(environment).storage_url
+    assert url.startswith("file:/")
+    assert not set(" %#?") & set(url.replace("%20", "").replace("%25", "").replace("%23", "").replace("%3F", ""))
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("s3://acme", "s3://acme"),
+        ("s3://acme/", "s3://acme"),
+        ("s3://acme/flat/earth", "s3://acme/flat/earth"),
+        ("s3://acme/flat/earth/", "s3://acme/flat/earth"),
+        ("s3://files.acme-2.example/Flat_Earth", "s3://files.acme-2.example/Flat_Earth"),
+        ("s3://abc", "s3://abc"),
+    ],
+)
+def test_a_bucket_is_taken_with_or_without_a_prefix(url: str, taken: str) -> None:
+    assert Settings.from_environment({"FLATEARTH_STORAGE_URL": url}).storage_url == taken
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "/var/objects",
+        "file:",
+        "file:/",
+        "file://hunter2/objects",
+        "file:/var/objects?hunter2",
+        "file:/var/objects#hunter2",
+        "file:/var/a%0Ab",
+        "s3:",
+        "s3://",
+        "s3:///flat",
+        "s3://ab",
+        "s3://-acme",
+        "s3://key:hunter2@acme/flat",
+        "s3://acme:9000/flat",
+        "s3://acme/a//b",
+        "s3://acme/../b",
+        "s3://acme/a/./b",
+        "s3://acme/a b",
+        "s3://acme/a?hunter2",
+        "s3://acme/a#hunter2",
+        "s3://acme/a\n",
+        "gs://acme/flat",
+        "https://acme.example/flat",
+    ],
+)
+def test_a_wrong_storage_is_refused_in_one_line_that_names_the_variable_and_not_the_value(url: str) -> None:
+    with pytest.raises(WrongSetting, match=r"^FLATEARTH_STORAGE_URL [^\n]+s3://bucket/prefix$") as refusal:
+        Settings.from_environment({"FLATEARTH_STORAGE_URL": url})
     assert "hunter2" not in str(refusal.value)
 
 

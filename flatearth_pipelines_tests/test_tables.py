@@ -1,7 +1,7 @@
 """`tables.py` equals the migrated database, and the database refuses what would break a rule."""
 
 import re
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -176,6 +176,7 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
         },
         "api_audit_logs": {"user_id": tenant.user, "action": "card.read"},
         "files": {"storage_key": f"files/{tenant.account}"},
+        "daily_reports": {"day": date(2026, 11, 22), "board_id": tenant.board},
         "cron_jobs": {"name": f"tidy {tenant.account}", "pattern": "hourly", "handler": "tidy", "payload": {}},
         "live_jobs": {"handler": "tidy", "run_at": make.NOON},
         "job_limits": {"per_minute": 1},
@@ -251,6 +252,7 @@ REFERENCES = {
     "audited_user_is_of_the_account": ("api_audit_logs", "user_id", "user"),
     "webhook_board_is_of_the_account": ("webhooks", "board_id", "board"),
     "delivering_webhook_is_of_the_account": ("webhook_deliveries", "webhook_id", "webhook"),
+    "reported_board_is_of_the_account": ("daily_reports", "board_id", "board"),
 }
 """Every foreign key that stays within the account: its table, the column, and what that names."""
 
@@ -344,6 +346,7 @@ REFUSED = [
     Refused("processing_has_a_claim", "notification_bundles", ({"status": "processing"},)),
     Refused("delivery_time_is_of_delivered", "notification_bundles", ({"delivered_at": make.NOON},)),
     Refused("failure_has_a_reason", "notification_bundles", ({"status": "failed"},)),
+    Refused("failure_time_is_of_failed", "notification_bundles", ({"failed_at": make.NOON},)),
     Refused("outcome_is_of_the_end", "notification_bundles", ({"outcome": "mailed"},)),
     Refused("outcome_is_of_the_end", "notification_bundles", ({"status": "delivered", "outcome": "exhausted"},)),
     Refused(
@@ -412,6 +415,12 @@ REFUSED = [
     Refused("finished_state_is_known", "finished_jobs", ({"state": "failed"},)),
     Refused("percent_is_0_to_100", "job_progress", ({"percent": 100.5},)),
     Refused("limit_is_not_negative", "job_limits", ({"per_minute": -1},)),
+    Refused("one_report_per_day_and_board", "daily_reports", ({}, {})),
+    Refused("one_report_per_day_and_board", "daily_reports", ({"board_id": None}, {"board_id": None})),
+    Refused("reported_counts_are_not_negative", "daily_reports", ({"comments": -1},)),
+    Refused("reported_counts_are_not_negative", "daily_reports", ({"deliveries_errored": -2},)),
+    Refused("mails_are_of_no_board", "daily_reports", ({"bundles_mailed": 1},)),
+    Refused("mails_are_of_no_board", "daily_reports", ({"bundles_failed": 2},)),
     Refused("one_cron_job_per_name", "cron_jobs", ({}, {})),
     Refused("cron_name_is_given", "cron_jobs", ({"name": ""},)),
     Refused("cron_handler_is_named", "cron_jobs", ({"handler": ""},)),

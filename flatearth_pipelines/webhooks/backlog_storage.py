@@ -1,4 +1,4 @@
-"""Whether a delivery is due, and how many wait: what sensors ask. And what is too old to be kept."""
+"""Whether a delivery is due, and how many wait: what sensors ask."""
 
 from datetime import datetime
 
@@ -75,28 +75,6 @@ SELECT
 """)
 # One state at a time, as each has its index: of both in one query every delivery of the week would be read.
 
-_DELETE_OLD = sa.text("""
-DELETE FROM flatearth.webhook_deliveries
-WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM flatearth.webhook_deliveries
-    WHERE created_at < :before
-    ORDER BY created_at
-    LIMIT :most
-    FOR UPDATE SKIP LOCKED
-))
-""").bindparams(sa.bindparam("before", type_=sa.DateTime(timezone=True)))
-
-_DELETE_OLD_PAYLOADS = sa.text("""
-DELETE FROM flatearth.webhook_payloads
-WHERE ctid = ANY(ARRAY(
-    SELECT p.ctid FROM flatearth.webhook_payloads AS p
-    WHERE p.created_at < :before
-    ORDER BY p.created_at
-    LIMIT :most
-    FOR UPDATE SKIP LOCKED
-))
-""").bindparams(sa.bindparam("before", type_=sa.DateTime(timezone=True)))
-
 
 def seconds_to_next(connection: sa.Connection) -> float | None:
     """Until a delivery is due, negative when one has been; None when none waits. What a dead run holds is due."""
@@ -112,13 +90,3 @@ def read_due(connection: sa.Connection, as_of: datetime | None) -> int:
 def read_health(connection: sa.Connection) -> dict[str, int]:
     """How many wait and are at work, and how many endpoints are left alone or given up."""
     return dict(connection.execute(_HEALTH).mappings().one())
-
-
-def delete_created_before(connection: sa.Connection, before: datetime, most: int) -> int:
-    """Delete up to so many deliveries created before then, strictly, with their log; return how many.
-
-    Payloads go with them: one is composed after its deliveries are created, so that nothing needs one that is older.
-    """
-    deleted = connection.execute(_DELETE_OLD, {"before": before, "most": most}).rowcount
-    connection.execute(_DELETE_OLD_PAYLOADS, {"before": before, "most": most})
-    return deleted

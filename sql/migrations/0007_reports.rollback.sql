@@ -1,0 +1,10 @@
+drop index flatearth.failed_bundles;
+drop index flatearth.bundles_by_delivery;
+drop index flatearth.comments_by_time;
+drop index flatearth.cards_by_time;
+drop index flatearth.events_by_time;
+drop trigger reopened_bundles_have_not_failed on flatearth.notification_bundles;
+drop trigger failed_bundles_know_when on flatearth.notification_bundles;
+drop function flatearth.time_of_failure();
+alter table flatearth.notification_bundles drop column failed_at;
+drop table flatearth.daily_reports;
