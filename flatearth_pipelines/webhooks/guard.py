@@ -79,7 +79,7 @@ class Guard(aiohttp.TCPConnector):
         way = WAY.get()
         way.reused = way.tried is None
         transport, protocol = connection.transport, connection.protocol
-        peer = transport and transport.get_extra_info("peername")
+        peer = None if transport is None else transport.get_extra_info("peername")
         if peer:
             way.tried = peer[0]
         if protocol is not None and not way.reused and self._is_full():

@@ -8,6 +8,7 @@ import polars as pl
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from flatearth_pipelines import database as db
@@ -37,15 +38,18 @@ def limits(engine: sa.Engine) -> pl.DataFrame:
 def few_connections(server: str, database: str) -> Generator[sa.Engine]:
     """Sessions of somebody who may have one at a time."""
     name = f"flatearth_one_{time.monotonic_ns()}"
+    role = sql.Identifier(name)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(
-            f"CREATE ROLE {name} LOGIN PASSWORD 'one' CONNECTION LIMIT 1 IN ROLE pg_read_all_data, pg_write_all_data"
+            sql.SQL(
+                "CREATE ROLE {} LOGIN PASSWORD 'one' CONNECTION LIMIT 1 IN ROLE pg_read_all_data, pg_write_all_data"
+            ).format(role)
         )
     pool = db.engine(make_conninfo(database, user=name, password="one"), "tests")  # noqa: S106 - for a second
     yield pool
     pool.dispose()
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP ROLE {name}")
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 def test_the_cards_of_two_halves_are_those_of_one_read(

@@ -10,10 +10,6 @@ import sqlalchemy as sa
 from flatearth_pipelines import tables
 from flatearth_pipelines.webhooks import backlog_storage as storage
 from flatearth_pipelines.webhooks.claim_storage import claim_due, claim_these
-from flatearth_pipelines.webhooks.delivery_storage import settle
-from flatearth_pipelines.webhooks.outcome import Answer, Code
-from flatearth_pipelines.webhooks.payload_storage import read_payloads
-from flatearth_pipelines.webhooks.settlement import Settlement
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.factories import MICROSECOND, NOON
 from flatearth_pipelines_tests.webhooks import observed
@@ -158,56 +154,3 @@ def test_nobody_reads_what_has_ended_to_see_what_waits(connection: sa.Connection
     assert "Index" in plan
     assert "Seq Scan on webhook_deliveries" not in plan
     assert not re.search(r"Removed by .*Filter: [1-9]\d\d", plan)
-
-
-# What is too old
-
-
-@pytest.mark.parametrize("state", ["pending", "in_progress", "completed", "errored"])
-def test_what_was_created_before_then_goes_with_its_log_whatever_its_state_and_exactly_then_stays(
-    connection: sa.Connection, hook: int, state: str
-) -> None:
-    old, exactly = (make.delivery(connection, hook, created_at=at) for at in (NOON - MICROSECOND, NOON))
-    for each in (old, exactly):
-        claim_these(connection, MINE, [each])
-        if state != "in_progress":
-            settle(connection, MINE, [(Settlement(each, state), Answer(Code.OK, NOON, 0))])
-
-    assert storage.delete_created_before(connection, NOON, 100) == 1
-
-    assert observed.states(connection) == {exactly: state}
-    assert {row["delivery_id"] for row in observed.attempts(connection)} <= {exactly}
-
-
-def test_the_bytes_go_strictly_before_then_too(connection: sa.Connection, work: Workspace) -> None:
-    asked = [(work.event(connection), "json") for _ in range(2)]
-    read_payloads(connection, asked, lambda *_: b"x")
-    payloads = tables.webhook_payloads
-    for (event_id, _), at in zip(asked, (NOON - MICROSECOND, NOON), strict=True):
-        connection.execute(sa.update(payloads).where(payloads.c.event_id == event_id).values(created_at=at))
-
-    storage.delete_created_before(connection, NOON, 100)
-
-    assert observed.payloads(connection).keys() == {asked[1]}
-
-
-def test_no_more_goes_at_once_than_asked_for_and_the_oldest_first(connection: sa.Connection, hook: int) -> None:
-    ids = [make.delivery(connection, hook, created_at=NOON - each * HOUR) for each in range(1, 6)]
-
-    assert storage.delete_created_before(connection, NOON, 2) == 2
-    assert set(observed.states(connection)) == set(ids[:3])
-    assert [storage.delete_created_before(connection, NOON, 2) for _ in range(3)] == [2, 1, 0]
-
-
-def test_what_somebody_has_locked_stays(engine: sa.Engine, other_engine: sa.Engine, office: Workspace) -> None:
-    with engine.begin() as connection:
-        hook = office.webhook(connection)
-        first, second = (make.delivery(connection, hook, created_at=NOON - HOUR) for _ in range(2))
-    with other_engine.begin() as somebody:
-        lock = "SELECT FROM flatearth.webhook_deliveries WHERE id = :id FOR UPDATE"
-        somebody.execute(sa.text(lock), {"id": first})
-        with engine.begin() as connection:
-            connection.execute(sa.text("SET LOCAL lock_timeout = '1ms'"))
-            assert storage.delete_created_before(connection, NOON, 100) == 1
-            assert set(observed.states(connection)) == {first}
-    assert second != first

@@ -3,6 +3,7 @@
 import re
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -32,10 +33,10 @@ def hook(connection: sa.Connection, work: Workspace) -> int:
     return work.webhook(connection)
 
 
-def claimed(connection: sa.Connection, **options: object) -> list[int]:
+def claimed(connection: sa.Connection, **options: Any) -> list[int]:
     """The ids, in order, of what a claim that may have a hundred gets."""
-    given = {"claim": MINE, "as_of": None, "after": 0, "most": 100, "per_endpoint": 100} | options
-    return sorted(each.id for each in storage.claim_due(connection, **given))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"claim": MINE, "as_of": None, "after": 0, "most": 100, "per_endpoint": 100} | options
+    return sorted(each.id for each in storage.claim_due(connection, **given))
 
 
 def update(connection: sa.Connection, table: sa.Table, row_id: int, **values: object) -> None:
