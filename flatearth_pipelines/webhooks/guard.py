@@ -76,14 +76,13 @@ class Guard(aiohttp.TCPConnector):
     ) -> Connection:
         """A connection that was kept, or a new one; the request's way says which, and where it leads."""
         connection = await super().connect(req, traces, timeout)
-        way = WAY.get()
-        way.reused = way.tried is None
-        transport, protocol = connection.transport, connection.protocol
-        peer = None if transport is None else transport.get_extra_info("peername")
-        if peer:
-            way.tried = peer[0]
-        if protocol is not None and not way.reused and self._is_full():
+        way, transport = WAY.get(), connection.transport
+        if way.tried is None:
+            way.reused = True
+        elif self._is_full() and (protocol := connection.protocol) is not None:
             protocol.force_close()
+        if transport is not None and (peer := transport.get_extra_info("peername")) is not None:
+            way.tried = peer[0]
         return connection
 
     def _is_full(self) -> bool:

@@ -15,6 +15,8 @@ MOST_ADDRESSES = 8
 
 _NO_ADDRESS = "No address associated with hostname"
 
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
 
 class Names(AbstractResolver):
     """Look-ups by the machine's own resolver, for one loop; nothing is remembered.
@@ -88,15 +90,12 @@ class Names(AbstractResolver):
         self._asked.pop(host).set_result(answer)
 
 
-_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-
-
 def _addresses(host: str) -> list[str] | OSError:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     except OSError as error:
         return error
-    except UnicodeError:  # a label that is too long
+    except ValueError:  # no name at all: a label that is too long, a NUL
         return socket.gaierror(socket.EAI_NONAME, _NO_ADDRESS)
     addresses = [str(address[0]) for family, *_, address in found if family in {socket.AF_INET, socket.AF_INET6}]
     return list(dict.fromkeys(addresses))[:MOST_ADDRESSES] or socket.gaierror(socket.EAI_NONAME, _NO_ADDRESS)

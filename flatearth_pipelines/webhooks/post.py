@@ -92,7 +92,6 @@ class Client:
         )
 
     async def _outcome(self, exchange: "_Exchange") -> tuple[Code, str | None]:
-        WAY.set(exchange.way)
         try:
             async with asyncio.timeout(self._seconds):
                 try:
@@ -118,13 +117,16 @@ class _Exchange:
         self.url = url
         self._sent_headers = headers
         self._body = body
-        self.way = Way()
+        self.way: Way
+        """Of the last attempt."""
         self.status: int | None = None
         self.headers: Mapping[str, str] | None = None
         self.received = bytearray()
 
     async def run(self, session: aiohttp.ClientSession) -> int:
         """The status, once the answer is read or has turned out to be too long."""
+        self.way = Way()
+        WAY.set(self.way)
         body = self._body if len(self._body) <= _LARGE_BYTES else io.BytesIO(self._body)
         response = await session.post(self.url, data=body, headers=self._sent_headers, allow_redirects=False)
         try:
@@ -188,4 +190,4 @@ def _reason(error: OSError) -> str:
         return (error.reason or "TLS failed").replace("_", " ").lower()
     if isinstance(error, socket.gaierror):
         return error.strerror or "the name cannot be looked up"
-    return os.strerror(error.errno) if error.errno else type(error).__name__
+    return os.strerror(error.errno) if error.errno else "no address of its host can be connected to"

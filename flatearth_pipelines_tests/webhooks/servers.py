@@ -34,6 +34,15 @@ _AUTHORITY = "authority.example"
 _RESET = struct.pack("ii", 1, 0)
 
 
+def _has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+
+
 class Request(NamedTuple):
     """What came, byte for byte."""
 
@@ -147,7 +156,7 @@ def floods(start: bytes, more: bytes) -> Behaviour:
 
 @contextlib.contextmanager
 def http_server(
-    answer: bytes | Behaviour = OK, host: str = REACHABLE, tls: ssl.SSLContext | None = None
+    answer: bytes | Behaviour = OK, host: str = REACHABLE, tls: ssl.SSLContext | None = None, port: int = 0
 ) -> Generator[Server]:
     """A running server, stopped at the end."""
     behaviour = says(answer) if isinstance(answer, bytes) else answer
@@ -159,7 +168,7 @@ def http_server(
     def on_loop(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
 
-    listening = on_loop(asyncio.start_server(server.serve, host, 0, ssl=tls, backlog=500))
+    listening = on_loop(asyncio.start_server(server.serve, host, port, ssl=tls, backlog=500))
     server.port = listening.sockets[0].getsockname()[1]
 
     async def stop() -> None:

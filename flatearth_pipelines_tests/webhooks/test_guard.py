@@ -21,6 +21,7 @@ from flatearth_pipelines_tests.webhooks.servers import (
     Listener,
     http_server,
     listener,
+    needs_ipv6,
     resolve,
     says_and_hangs_up,
 )
@@ -200,6 +201,7 @@ def test_a_public_address_is_connected_to_at_the_ports_of_the_web_only(port: int
     assert one.is_blocked
 
 
+@needs_ipv6
 def test_an_address_of_ipv6_is_connected_to_as_such() -> None:
     with http_server(OK, "::1") as server:
         (one,) = went(server.url)

@@ -71,12 +71,10 @@ def test_the_machines_own_resolver_is_asked() -> None:
     assert set(looked_up("localhost")) <= {"127.0.0.1", "::1"}
 
 
-@pytest.mark.parametrize("host", ["nobody.example", "a" * 64 + ".example", "none.example"])
+@pytest.mark.parametrize("host", ["nobody.example", "a" * 64 + ".example", "a\0b.example", "none.example"])
 def test_a_name_without_an_address_is_an_error_of_look_ups(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = socket.getaddrinfo
-    resolve(monkeypatch, {"none.example": list})
-    if host.startswith("a"):  # what Python itself says of it
-        monkeypatch.setattr(socket, "getaddrinfo", known)
+    if not host.startswith("a"):  # what Python itself says of the others
+        resolve(monkeypatch, {"none.example": list})
     with pytest.raises(socket.gaierror):
         looked_up(host)
 

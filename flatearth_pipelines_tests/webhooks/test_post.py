@@ -29,6 +29,7 @@ from flatearth_pipelines_tests.webhooks.servers import (
     hangs,
     http_server,
     listener,
+    needs_ipv6,
     resets,
     resolve,
     says,
@@ -413,6 +414,7 @@ def test_what_is_no_url_of_the_web_is_not_sent_to(url: str) -> None:
     assert answer(url).code is Code.BAD_URL
 
 
+@needs_ipv6
 def test_ipv6_works() -> None:
     with http_server(OK, "::1") as server:
         got = answer(server.url)
@@ -531,6 +533,21 @@ def test_a_kept_connection_that_turns_out_to_be_closed_is_repeated_and_delivers_
     assert (server.connections, len(server.requests)) == (2, 2)
 
 
+def test_a_kept_connection_that_turns_out_to_be_closed_does_not_lead_to_a_private_address(
+    private: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes it may have changed what the name means meanwhile."""
+    said = iter([[REACHABLE], ["127.0.0.1"]])
+    resolve(monkeypatch, {"changing.example": lambda: next(said)})
+    closing = Closing()
+    with http_server(closing, port=private.port) as server:
+        url = f"http://changing.example:{private.port}/"
+        first, second = posted(url, times=2, before_the_next=closing.wait)
+    assert (first.code, first.address) == (Code.OK, REACHABLE)
+    assert (second.code, second.address) == (Code.BLOCKED, "127.0.0.1")
+    assert (server.connections, private.knocks) == (1, 0)
+
+
 def test_a_connection_that_was_closed_long_ago_is_not_used_at_all() -> None:
     with http_server(says_and_hangs_up(OK)) as server:
         answers = posted(server.url, times=3, before_the_next=lambda: until(lambda: True))
@@ -540,13 +557,15 @@ def test_a_connection_that_was_closed_long_ago_is_not_used_at_all() -> None:
 
 def test_of_several_kept_connections_that_fail_only_one_is_tried() -> None:
     served: set[asyncio.StreamWriter] = set()
+    both_came = asyncio.Event()
 
     async def behaviour(request: Request, writer: asyncio.StreamWriter) -> None:
         if writer in served:
             return await resets(request, writer)
         served.add(writer)
-        while len(served) < 2:
-            await asyncio.sleep(0.001)  # both at once, so that there are two
+        if len(served) == 2:
+            both_came.set()
+        await both_came.wait()  # otherwise there would be one connection
         return await says(OK)(request, writer)
 
     async def run() -> list[Answer]:
