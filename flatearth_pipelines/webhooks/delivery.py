@@ -29,8 +29,14 @@ from flatearth_pipelines.webhooks.transaction_storage import attempted
 from flatearth_pipelines.webhooks.transport import Post, Posts, Sent
 
 IN_FLIGHT = 200
-PER_ENDPOINT = 10
-"""Requests at once, and of those to one endpoint."""
+"""Requests at once."""
+
+PER_ENDPOINT = 5
+"""Deliveries of one endpoint that are at work at once: as many failures as open its breaker. An endpoint that hangs
+costs that many requests, all at the same time, and no more."""
+
+_AHEAD = 5
+"""Times as many are claimed as are sent at once: enough to go on with while Postgres is told of others."""
 
 SECONDS = 5.0
 """For a request in all. Source: the product's specification."""
@@ -132,7 +138,7 @@ class Delivery:
         return self.report
 
     def _deliver_due(self, claim: uuid.UUID, posts: Posts[Parcel]) -> None:
-        size = 2 * self._options.in_flight
+        size = _AHEAD * self._options.in_flight
         ends = time.monotonic() + _LONGEST_SECONDS
         stays = time.monotonic() + self._options.stay_seconds
         while True:

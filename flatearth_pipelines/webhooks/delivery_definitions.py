@@ -16,10 +16,10 @@ from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.webhooks.backlog_storage import read_due, read_health, seconds_to_next
 
 MOST_IN_FLIGHT = 1_000
-MOST_PER_ENDPOINT = 100
+MOST_PER_ENDPOINT = 50
 
 _IN_FLIGHT = 200
-_PER_ENDPOINT = 10
+_PER_ENDPOINT = 5
 _LOCK = "flatearth.deliver_webhooks"
 _LONGEST_STAY = 3_600
 

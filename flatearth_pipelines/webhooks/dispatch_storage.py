@@ -22,7 +22,6 @@ written AS (
     JOIN flatearth.accounts AS a ON a.id = e.account_id AND a.cancelled_at IS NULL
     JOIN flatearth.webhooks AS w ON w.account_id = e.account_id
     WHERE w.active AND (w.board_id IS NULL OR w.board_id = e.board_id) AND e.action = ANY(w.actions)
-        AND w.created_at <= e.created_at
     ON CONFLICT ON CONSTRAINT one_delivery_per_event_and_endpoint DO NOTHING
     RETURNING type
 ),
@@ -41,7 +40,6 @@ JOIN flatearth.events AS e ON e.id = u.event_id
 LEFT JOIN flatearth.accounts AS a ON a.id = e.account_id AND a.cancelled_at IS NULL
 LEFT JOIN flatearth.webhooks AS w ON w.account_id = a.id AND w.active
     AND (w.board_id IS NULL OR w.board_id = e.board_id) AND e.action = ANY(w.actions)
-    AND w.created_at <= e.created_at
 GROUP BY e.action
 """)
 

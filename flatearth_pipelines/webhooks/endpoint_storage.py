@@ -25,8 +25,9 @@ WHERE id = ANY(:ids)
 _JUDGE = sa.text("""
 WITH results AS (
     SELECT r.*, max(r.place) FILTER (WHERE r.ok) OVER (PARTITION BY r.webhook_id) AS last_success
-    FROM unnest(:webhook_ids, :oks, :gone, :ended_at) WITH ORDINALITY
-        AS r (webhook_id, ok, gone, ended_at, place)
+    FROM ROWS FROM (
+        json_to_recordset(CAST(:results AS json)) AS (webhook_id bigint, ok boolean, gone boolean, ended_at timestamptz)
+    ) WITH ORDINALITY AS r (webhook_id, ok, gone, ended_at, place)
 ),
 seen AS (
     SELECT
@@ -87,10 +88,6 @@ SELECT id, account_id, name, url, disabled_at, disabled_reason FROM changed
 WHERE opens OR disabled_at IS NOT NULL
 ORDER BY id
 """).bindparams(
-    sa.bindparam("webhook_ids", type_=ARRAY(sa.BigInteger)),
-    sa.bindparam("oks", type_=ARRAY(sa.Boolean)),
-    sa.bindparam("gone", type_=ARRAY(sa.Boolean)),
-    sa.bindparam("ended_at", type_=ARRAY(sa.DateTime(timezone=True))),
     opens_after=delinquency.OPENS_AFTER,
     first_wait=delinquency.FIRST_WAIT,
     longest_wait=delinquency.LONGEST_WAIT,
@@ -155,13 +152,8 @@ def judge(connection: sa.Connection, results: Sequence[Result]) -> list[Verdict]
     A success forgets all failures before it and closes the breaker. What is disabled already is left alone, and so is
     what somebody is changing at this moment: a run must not wait for one endpoint.
     """
-    values = {
-        "webhook_ids": [each.webhook_id for each in results],
-        "oks": [each.ok for each in results],
-        "gone": [each.gone for each in results],
-        "ended_at": [each.ended_at for each in results],
-    }
-    return [Verdict(*row) for row in connection.execute(_JUDGE, values)]
+    told = [each._asdict() | {"ended_at": each.ended_at.isoformat()} for each in results]
+    return [Verdict(*row) for row in connection.execute(_JUDGE, {"results": json.dumps(told)})]
 
 
 def tell_owners(connection: sa.Connection, verdicts: Sequence[Verdict], alerted: str | None) -> int:

@@ -33,16 +33,12 @@ WHERE e.id = ANY(:event_ids)
 
 _WRITE = sa.text("""
 INSERT INTO flatearth.webhook_payloads (event_id, format, account_id, body)
-SELECT * FROM unnest(:event_ids, :formats, :account_ids, :bodies) AS p (event_id, format, account_id, body)
+SELECT p.event_id, p.format, p.account_id, convert_to(p.body, 'UTF8')
+FROM json_to_recordset(CAST(:composed AS json)) AS p (event_id bigint, format text, account_id bigint, body text)
 ORDER BY p.event_id, p.format
 ON CONFLICT (event_id, format) DO NOTHING
-RETURNING event_id, format, body
-""").bindparams(
-    sa.bindparam("event_ids", type_=ARRAY(sa.BigInteger)),
-    sa.bindparam("formats", type_=ARRAY(sa.Text)),
-    sa.bindparam("account_ids", type_=ARRAY(sa.BigInteger)),
-    sa.bindparam("bodies", type_=ARRAY(sa.LargeBinary)),
-)
+RETURNING event_id, format
+""")
 # In one order for everybody: two runs that compose the same ones wait for each other, and do not deadlock.
 
 Asked = tuple[int, str]
@@ -62,16 +58,16 @@ def read_payloads(
         return found
     rows = connection.execute(_EVENTS, {"event_ids": [each[0] for each in missing]})
     events = {row.id: Event(*row)._replace(particulars=_read(row.particulars)) for row in rows}
-    composed = [each for each in missing if each[0] in events]
-    values = {
-        "event_ids": [event_id for event_id, _ in composed],
-        "formats": [format_ for _, format_ in composed],
-        "account_ids": [events[event_id].account_id for event_id, _ in composed],
-        "bodies": [compose(events[event_id], format_) for event_id, format_ in composed],
+    composed = {each: compose(events[each[0]], each[1]) for each in missing if each[0] in events}
+    rows_to_write = [
+        {"event_id": event_id, "format": form, "account_id": events[event_id].account_id, "body": body.decode()}
+        for (event_id, form), body in composed.items()
+    ]
+    written = {
+        (row.event_id, row.format) for row in connection.execute(_WRITE, {"composed": json.dumps(rows_to_write)})
     }
-    written = {(row.event_id, row.format): row.body for row in connection.execute(_WRITE, values)}
-    lost = [each for each in composed if each not in written]
-    return {**found, **written, **(_stored(connection, lost) if lost else {})}
+    lost = composed.keys() - written
+    return {**found, **composed, **(_stored(connection, lost) if lost else {})}
 
 
 def _stored(connection: sa.Connection, asked: Collection[Asked]) -> dict[Asked, bytes]:

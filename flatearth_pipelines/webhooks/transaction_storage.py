@@ -19,8 +19,11 @@ _PAUSE_SECONDS = 0.05
 
 _BY_INDEX = sa.text("""
 SELECT set_config(s.name, s.value, true)
-FROM (VALUES ('enable_seqscan', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off'), ('lock_timeout', '2s'))
-    AS s (name, value)
+FROM (
+    VALUES
+    ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off'),
+    ('lock_timeout', '2s')
+) AS s (name, value)
 """)
 # A batch looks to the planner like a reason to read whole tables, of which it then reads what was sent long ago.
 
