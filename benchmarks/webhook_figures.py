@@ -24,7 +24,10 @@ from benchmarks.webhook_sink import ANSWER_SECONDS
 from flatearth_pipelines.webhooks.delivery import IN_FLIGHT, SECONDS
 
 _ENDPOINTS = 100
-"""That deliver; each of an account of its own, so that every delivery has bytes of its own."""
+"""Accounts whose events are dispatched."""
+
+_DELIVERING = 400
+"""Endpoints that are delivered to."""
 
 _OF_AN_ACCOUNT = 10
 """Endpoints, where there are several."""
@@ -55,8 +58,9 @@ class Bench:
         return Subscribed(_ENDPOINTS, _OF_AN_ACCOUNT, self.events // _ENDPOINTS, dispatched=False).built(self.lab)
 
     def pending(self, part: int = 1) -> Subscribed:
-        """Deliveries to a hundred endpoints; one of so many."""
-        return Subscribed(_ENDPOINTS, 1, max(self.events // 5 // _ENDPOINTS // part, 1)).built(self.lab)
+        """A fifth as many deliveries as there are events, to four hundred endpoints; one of so many of them."""
+        accounts = _DELIVERING // _OF_AN_ACCOUNT
+        return Subscribed(accounts, _OF_AN_ACCOUNT, max(self.events // 5 // _DELIVERING // part, 1)).built(self.lab)
 
     @property
     def scattered(self) -> Subscribed:
@@ -88,7 +92,7 @@ def delivering(bench: Bench) -> list[Row]:
             "httpx": lambda: _delivered(bench, few, what="httpx").seconds * times,
         },
     )
-    what = f"{pending.deliveries:,} deliveries to {_ENDPOINTS} endpoints, {IN_FLIGHT} at once"
+    what = f"{pending.deliveries:,} deliveries to {_DELIVERING} endpoints, {IN_FLIGHT} at once"
     ours, loop = (f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop"))
     share, gate = Spread.of_ratios(seconds["loop"], seconds["ours"]), Gate(least=0.6)
     told = f"{what}: the rate, as a share of a bare aiohttp loop's with ready bytes"

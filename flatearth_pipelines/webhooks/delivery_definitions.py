@@ -16,7 +16,7 @@ from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.webhooks.backlog_storage import read_due, read_health, seconds_to_next
 
 MOST_IN_FLIGHT = 1_000
-MOST_PER_ENDPOINT = 50
+MOST_PER_ENDPOINT = 100
 
 _IN_FLIGHT = 200
 _PER_ENDPOINT = 5

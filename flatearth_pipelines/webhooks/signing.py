@@ -7,9 +7,10 @@ be sent once more by somebody else.
 import base64
 import binascii
 import functools
+import hmac
 import secrets as randomness
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from standardwebhooks import Webhook
 
 from flatearth_pipelines.errors import WrongUsage
 
@@ -42,8 +42,8 @@ _RSA_BITS = 2_048
 _KEPT = 4_096
 """Signers that are kept loaded: to read an RSA key takes 26 ms, to sign with it 0.2 ms."""
 
-_Sign = Callable[[str, datetime, bytes], str]
-"""The signature of the id, the whole second and the body."""
+_Sign = Callable[[bytes], str]
+"""The signature of `id.timestamp.body`."""
 
 
 class Key(NamedTuple):
@@ -102,9 +102,10 @@ class Signer:
         The timestamp is the second in which `at` lies. standard and ed25519 put all signatures into one header,
         rsa-sha256 each into its own, so that a receiver need not take it apart; there only the first two secrets sign.
         """
-        second = at.astimezone(UTC).replace(microsecond=0)
-        headers = {"webhook-id": message_id, "webhook-timestamp": _seconds(second)}
-        signatures = [sign(message_id, second, body) for sign in self._signs]
+        timestamp = str(int(at.timestamp()))
+        headers = {"webhook-id": message_id, "webhook-timestamp": timestamp}
+        content = f"{message_id}.{timestamp}.".encode() + body
+        signatures = [sign(content) for sign in self._signs]
         if self._scheme == "rsa-sha256":
             names = ("X-Webhook-Signature", "X-Webhook-Signature-Previous")
             return headers | dict(zip(names, signatures, strict=False))
@@ -126,30 +127,20 @@ def _read(scheme: str, secret: str) -> _Sign:
 
 
 def _standard(secret: str) -> _Sign:
-    _bytes_of(secret, _SECRET, _SECRET_BYTES)
-    webhook = Webhook(secret)
-    # The library takes any zone for UTC, and only text.
-    return lambda message_id, second, body: webhook.sign(message_id, second, body.decode())
+    key = _bytes_of(secret, _SECRET, _SECRET_BYTES)
+    return lambda content: f"v1,{_base64(hmac.digest(key, content, 'sha256'))}"
 
 
 def _ed25519(secret: str) -> _Sign:
     key = Ed25519PrivateKey.from_private_bytes(_bytes_of(secret, _PRIVATE, range(_KEY_BYTES, _KEY_BYTES + 1)))
-    return lambda *signed: f"v1a,{_base64(key.sign(_content(*signed)))}"
+    return lambda content: f"v1a,{_base64(key.sign(content))}"
 
 
 def _rsa(secret: str) -> _Sign:
     key = load_pem_private_key(secret.encode(), password=None)
     if not isinstance(key, RSAPrivateKey):
         raise TypeError
-    return lambda *signed: _base64(key.sign(_content(*signed), PKCS1v15(), SHA256()))
-
-
-def _content(message_id: str, second: datetime, body: bytes) -> bytes:
-    return f"{message_id}.{_seconds(second)}.".encode() + body
-
-
-def _seconds(second: datetime) -> str:
-    return str(int(second.timestamp()))
+    return lambda content: _base64(key.sign(content, PKCS1v15(), SHA256()))
 
 
 def _bytes_of(text: str, prefix: str, sizes: range) -> bytes:

@@ -76,7 +76,7 @@ def succeeded(instance: dg.DagsterInstance, **config: Any) -> dict[str, Any]:
 def test_an_ordinary_run_needs_no_config_and_is_what_a_delivery_does_without_options() -> None:
     config = delivery_definitions.DeliverWebhooksConfig().model_dump()
 
-    assert config == {"as_of": None, "dry_run": False, "in_flight": 200, "per_endpoint": 10, "stay_seconds": 0}
+    assert config == {"as_of": None, "dry_run": False, "in_flight": 200, "per_endpoint": 5, "stay_seconds": 0}
     options = delivery.Options()
     assert (options.in_flight, options.per_endpoint) == (config["in_flight"], config["per_endpoint"])
 

@@ -11,7 +11,7 @@ from flatearth_pipelines.webhooks import dispatch_storage as storage
 from flatearth_pipelines.webhooks.dispatch_storage import Dispatched
 from flatearth_pipelines.webhooks.payload import ACTIONS
 from flatearth_pipelines_tests import factories as make
-from flatearth_pipelines_tests.factories import MICROSECOND, NOON
+from flatearth_pipelines_tests.factories import DAY, NOON
 from flatearth_pipelines_tests.webhooks import observed
 from flatearth_pipelines_tests.webhooks.workspace import Workspace, disabled
 
@@ -86,16 +86,22 @@ def test_of_a_cancelled_account_nothing_is_written_and_the_events_are_new_no_mor
     assert observed.undispatched(connection) == []
 
 
-def test_a_webhook_hears_of_what_happens_exactly_when_it_is_created_and_not_of_what_was_a_microsecond_before(
+def test_what_happens_before_there_is_a_webhook_is_not_new(connection: sa.Connection, work: Workspace) -> None:
+    work.event(connection)
+    hook = work.webhook(connection)
+    after = work.event(connection)
+
+    assert dispatched(connection) == [(after, hook)]
+
+
+def test_an_event_that_says_it_happened_long_ago_is_new_all_the_same(
     connection: sa.Connection, work: Workspace
 ) -> None:
-    old = work.webhook(connection, created_at=NOON - MICROSECOND)
-    new = work.webhook(connection, created_at=NOON)
-    before, exactly = work.event(connection), work.event(connection)
-    for event, at in ((before, NOON - MICROSECOND), (exactly, NOON)):
-        connection.execute(sa.update(tables.events).where(tables.events.c.id == event).values(created_at=at))
+    hook = work.webhook(connection)
+    event = work.event(connection)
+    connection.execute(sa.update(tables.events).where(tables.events.c.id == event).values(created_at=NOON - 999 * DAY))
 
-    assert dispatched(connection) == [(before, old), (exactly, old), (exactly, new)]
+    assert dispatched(connection) == [(event, hook)]
 
 
 # How it is written
@@ -254,7 +260,6 @@ def test_a_rehearsal_counts_what_a_dispatch_then_does_and_changes_nothing(
         each.event(connection, "card_moved")
     gone: dict[str, Any] = {"cancelled_at": NOON}
     connection.execute(sa.update(tables.accounts).where(tables.accounts.c.id == cancelled.account).values(gone))
-    work.webhook(connection, created_at=observed.now(connection))
     before = observed.undispatched(connection)
 
     rehearsed = storage.rehearse(connection)

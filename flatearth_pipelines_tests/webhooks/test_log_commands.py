@@ -347,10 +347,10 @@ def test_recover_has_all_that_was_tried_since_an_instant_and_has_not_arrived_due
 ) -> None:
     tried = {"attempts": 3, "next_attempt_at": sa.text("now() + interval '10 hours'")}
     with engine.begin() as connection:
-        before = make.delivery(connection, hook, state="errored", created_at=NOON - MICROSECOND)
-        exactly = make.delivery(connection, hook, state="errored", created_at=NOON)
+        before = make.delivery(connection, hook, type="note", state="errored", created_at=NOON - MICROSECOND)
+        exactly = make.delivery(connection, hook, type="note", state="errored", created_at=NOON)
         done = make.delivery(connection, hook, state="completed", created_at=NOON)
-        waiting = make.delivery(connection, hook, created_at=NOON, **tried)
+        waiting = make.delivery(connection, hook, type="note", created_at=NOON, **tried)
         theirs = make.delivery(connection, office.webhook(connection), state="errored", created_at=NOON)
 
     assert flatearth("recover", hook, "--since", AN_INSTANT) == Ran(0, "2 deliveries wait again.\n", "")

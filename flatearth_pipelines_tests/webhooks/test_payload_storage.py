@@ -73,8 +73,9 @@ def test_nothing_asked_for_is_nothing(connection: sa.Connection) -> None:
     assert read_payloads(connection, [], Composer()) == {}
 
 
-def test_any_bytes_are_stored_as_they_are(connection: sa.Connection, work: Workspace) -> None:
-    event, anything = work.event(connection), bytes(range(256))
+def test_any_utf_8_is_stored_to_the_byte(connection: sa.Connection, work: Workspace) -> None:
+    event = work.event(connection)
+    anything = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x10FFFF, 997)])).encode()
 
     payloads = read_payloads(connection, [(event, "json")], lambda _event, _format: anything)
 

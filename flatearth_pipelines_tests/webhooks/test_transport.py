@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -228,7 +229,7 @@ def test_one_that_cannot_be_composed_keeps_no_other_from_being_sent() -> None:
         if number == 3:
             return Post(server.url, {"X": "one\r\nline"}, b"")
         if number == 4:
-            return Post(server.url, {"X": "\ud800"}, b"")
+            return Post(server.url, HEADERS, cast("bytes", None))
         return Post(server.url, HEADERS, b"")
 
     with http_server() as server:
@@ -239,7 +240,7 @@ def test_one_that_cannot_be_composed_keeps_no_other_from_being_sent() -> None:
     assert {answer.detail for answer in answers.values() if answer and answer.code is Code.BAD_ANSWER} == {
         "it failed with ZeroDivisionError",
         "it failed with ValueError",
-        "it failed with UnicodeEncodeError",
+        "it failed with TypeError",
     }
     assert len(server.requests) == 6
 
