@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from flatearth_pipelines import tables
-from flatearth_pipelines.webhooks import claim_storage, delivery_storage
+from flatearth_pipelines.webhooks import claim_storage, delivery_storage, endpoint_storage
 from flatearth_pipelines.webhooks.delivery import Delivery, Options, Report
 from flatearth_pipelines.webhooks.functions import enable_webhook, rotate_secret
 from flatearth_pipelines.webhooks.sealing import seal, unseal
@@ -723,6 +723,24 @@ def test_an_interrupted_run_records_what_was_answered_and_hands_back_what_was_no
     assert ends.count(("pending", 0, None)) == 30 - sent
     assert deliver(engine).completed == 30 - sent
     assert len({each.id for each in receiver.received()}) == len(receiver.received()) == 30
+
+
+def test_a_run_that_is_interrupted_between_a_claim_and_its_sending_hands_back_all_of_it(
+    engine: sa.Engine, receiver: Receiver, hook: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ids = due(engine, hook, 5)
+    monkeypatch.setattr(endpoint_storage, "read_endpoints", interrupt)
+    with engine.connect() as connection:
+        delivery = Delivery(connection, settings(), Options())
+        with pytest.raises(KeyboardInterrupt):
+            delivery.run()
+
+    assert delivery.report.handed_back == 5
+    assert [end(engine, each) for each in ids] == 5 * [("pending", 0, None)]
+    assert receiver.received() == []
 
 
 @pytest.mark.parametrize("table", [tables.webhooks, tables.accounts], ids=["webhook", "account"])
