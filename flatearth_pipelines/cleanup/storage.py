@@ -5,6 +5,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from flatearth_pipelines.cleanup.outcome import Batch
+from flatearth_pipelines.driver import driver_connection
 
 _PLACE: sa.ColumnElement[object] = sa.literal_column("ctid")
 
@@ -17,6 +18,17 @@ _AFTER = sa.cast(sa.bindparam("after", type_=sa.Text), sa.DateTime(timezone=True
 _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer)
 
 _FIRST = "-infinity"
+
+_BEGIN = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off"
+
+
+def begin_batch(connection: sa.Connection) -> None:
+    """The first statement of every batch's transaction.
+
+    In read committed, whatever the database's default is: rows that somebody has changed are looked at again. The
+    commit waits for no disk: what Postgres forgets of it when the machine fails is there again, and deleted again.
+    """
+    driver_connection(connection).execute(_BEGIN)
 
 
 class Aged:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from flatearth_pipelines.cleanup.outcome import Swept
 from flatearth_pipelines.cleanup.retention import Retention, cutoff
+from flatearth_pipelines.cleanup.storage import begin_batch
 from flatearth_pipelines.cleanup.targets import Part
 
 
@@ -30,6 +31,7 @@ def sweep(
         before, last = cutoff(as_of, part.keep_for), None
         while True:
             with connection.begin():
+                begin_batch(connection)
                 batch = part.rows.delete_batch(connection, before, last, retention.batch_size)
             swept.add(part.name, batch)
             progress()

@@ -29,8 +29,6 @@ DELETE FROM flatearth.tags AS t
 WHERE t.id = ANY(:ids) AND NOT EXISTS (SELECT FROM flatearth.taggings AS g WHERE g.tag_id = t.id OFFSET 0)
 """).bindparams(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
 
-_READ_COMMITTED = sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-
 _COUNT = sa.text("""
 SELECT count(*) FROM flatearth.tags AS t
 WHERE t.created_at < :before AND NOT EXISTS (SELECT FROM flatearth.taggings AS g WHERE g.tag_id = t.id)
@@ -49,14 +47,13 @@ class UnusedTags:
     def delete_batch(self, connection: sa.Connection, before: datetime, after: int | None, most: int) -> Batch:
         """Look at so many tags, those after the id `after`, and delete the unused ones among them.
 
-        The first statements of their transaction. So many are looked at, not deleted: where nearly all are in use, the
-        few that are not would be held, and whoever wants to use one would wait, until enough were found.
+        So many are looked at, not deleted: where nearly all are in use, the few that are not would be held, and whoever
+        wants to use one would wait, until enough were found.
 
         A tag that is being put on a card survives. The snapshot by which it is found to be unused may be older than its
         lock, and not show a tagging that was committed between them. The deletion, under the locks, has a newer one: in
-        read committed, whatever the database's default is.
+        read committed, which `begin_batch` sees to.
         """
-        connection.execute(_READ_COMMITTED)
         first = _LOWEST if after is None else after
         found, last = connection.execute(_NEXT, {"after": first, "most": most}).one()
         if not found:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation
 from sqlalchemy.exc import DBAPIError
 
-from flatearth_pipelines.frames import append_frame, bigint_array, read_frame, read_packed
+from flatearth_pipelines.driver import driver_connection
+from flatearth_pipelines.frames import bigint_array, read_frame, read_packed
 from flatearth_pipelines.reports.metrics import ACTIONS, COUNTED, METRICS, NOBODYS_ACTIONS, REPORTS
 from flatearth_pipelines.tables import accounts, boards, daily_reports
 
@@ -94,6 +95,21 @@ FROM counted
 # A delivery that was given up says nowhere when: its last attempt does, and where there was none, when it would have
 # been.
 
+_INSERT = """
+INSERT INTO flatearth.daily_reports (
+    day, account_id, board_id, cards_created, cards_closed, cards_postponed, cards_auto_postponed, comments,
+    active_people, bundles_mailed, bundles_failed, deliveries_completed, deliveries_errored
+)
+SELECT %(day)s, r.*
+FROM unnest(
+    %(account_id)s::int8[], %(board_id)s::int8[], %(cards_created)s::int8[], %(cards_closed)s::int8[],
+    %(cards_postponed)s::int8[], %(cards_auto_postponed)s::int8[], %(comments)s::int8[], %(active_people)s::int8[],
+    %(bundles_mailed)s::int8[], %(bundles_failed)s::int8[], %(deliveries_completed)s::int8[],
+    %(deliveries_errored)s::int8[]
+) AS r
+"""
+# No COPY, which a table with row-level security refuses.
+
 Result = TypeVar("Result")
 
 
@@ -142,7 +158,8 @@ def read_reports(connection: sa.Connection, day: date) -> pl.DataFrame:
 def replace(connection: sa.Connection, day: date, reports: pl.DataFrame) -> None:
     """Have the day these `REPORTS` and no others."""
     connection.execute(sa.delete(daily_reports).where(daily_reports.c.day == day))
-    append_frame(connection, daily_reports, reports.select(pl.lit(day).alias("day"), *REPORTS))
+    columns = {name: bigint_array(reports[name]) for name in REPORTS}
+    driver_connection(connection).execute(_INSERT, {"day": day, **columns}, prepare=False)
 
 
 def read_names(connection: sa.Connection, board_ids: pl.Series) -> pl.DataFrame:

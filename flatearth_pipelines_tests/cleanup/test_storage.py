@@ -7,10 +7,11 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from flatearth_pipelines import tables
 from flatearth_pipelines.cleanup.outcome import Batch
-from flatearth_pipelines.cleanup.storage import Aged
+from flatearth_pipelines.cleanup.storage import Aged, begin_batch
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.cleanup import observed
 from flatearth_pipelines_tests.factories import DAY, MICROSECOND, NOON
@@ -213,6 +214,26 @@ def test_a_writer_beside_an_open_batch_waits_for_none_but_its_rows(engine: sa.En
             held = sa.select(tables.sessions.c.id).with_for_update(skip_locked=True)
             assert sorted(somebody.execute(held).scalars()) == [after_it, alive, new]
     assert in_it not in observed.ids(engine, tables.sessions)
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_a_batch_is_read_committed_whatever_the_databases_default_is_and_its_commit_waits_for_no_disk(
+    engine: sa.Engine, database: str, isolation: str
+) -> None:
+    name = conninfo_to_dict(database)["dbname"]
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'"))
+    engine.dispose()
+    with engine.connect() as connection, connection.begin():
+        begin_batch(connection)
+        shown = [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS]
+    assert shown == ["read committed", "off"]
+    with engine.connect() as connection, connection.begin():
+        shown = [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS]
+    assert shown == [isolation, "on"], "for the one transaction"
+
+
+SETTINGS = ("transaction_isolation", "synchronous_commit")
 
 
 def a_batch(engine: sa.Engine, before: datetime = NOON) -> Batch:

@@ -16,6 +16,8 @@ from flatearth_pipelines import tables
 from flatearth_pipelines.cleanup.outcome import Batch
 from flatearth_pipelines.cleanup.tag_storage import UnusedTags
 from flatearth_pipelines_tests import factories as make
+from flatearth_pipelines_tests.cleanup.observed import waiting_for_a_lock
+from flatearth_pipelines_tests.cleanup.runs import run
 from flatearth_pipelines_tests.factories import DAY, MICROSECOND, NOON
 from flatearth_pipelines_tests.processes import until
 
@@ -67,7 +69,7 @@ def test_a_tag_whose_tagging_commits_between_the_two_statements_survives_with_it
         connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'"))
     engine.dispose()
     with stopped_before_its_locks(engine, database) as stop, ThreadPoolExecutor(1) as thread:
-        running = thread.submit(sweep, engine)
+        running = thread.submit(run, engine, "tags")
         until(stop.is_reached)
         with psycopg.connect(database) as somebody:
             somebody.execute(
@@ -75,9 +77,10 @@ def test_a_tag_whose_tagging_commits_between_the_two_statements_survives_with_it
                 [office.account, wanted, office.card],
             )
         stop.over.set()
-        batch = running.result(timeout=60)
+        swept = running.result(timeout=60)
 
-    assert batch == Batch(found=2, deleted=1, last=unused)
+    assert (swept.deleted, swept.batches) == ({"tags": 1}, 1)
+    assert unused > wanted, "so that both were locked after the stop"
     assert tags(engine) == [wanted]
     assert len(taggings(engine)) == 1
 
@@ -259,12 +262,6 @@ STOP = (
     """,
     "CREATE VIEW flatearth.tags AS SELECT * FROM flatearth.all_tags WHERE flatearth.stopped()",
 )
-
-
-def waiting_for_a_lock(engine: sa.Engine) -> int:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with engine.connect() as connection:
-        return int(connection.execute(sa.text(query)).scalar_one())
 
 
 def tags(engine: sa.Engine) -> list[int]:

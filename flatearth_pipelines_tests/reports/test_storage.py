@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from flatearth_pipelines import tables
+from flatearth_pipelines import migrate, schema, tables
 from flatearth_pipelines.reports import storage
 from flatearth_pipelines.reports.metrics import METRICS, REPORTS
 from flatearth_pipelines_tests import factories as make
@@ -258,6 +258,21 @@ def test_a_bundle_that_stays_failed_keeps_its_time(connection: sa.Connection) ->
     bundle = Office(connection).mail_failed(connection, NOON)
     change(connection, bundle, status="failed", last_error="another reason")
     assert failed_at(connection, bundle) == NOON
+
+
+def test_a_bundle_that_was_given_up_before_that_was_recorded_failed_when_its_last_attempt_was_due(
+    engine: sa.Engine, database: str
+) -> None:
+    names = [path.stem for path in sorted(schema.directory().glob("*.sql")) if not path.stem.endswith(".rollback")]
+    with engine.begin() as connection:
+        bundle = Office(connection).mail_failed(connection, NOON)
+        change(connection, bundle, next_attempt_at=START)
+    engine.dispose()
+    with psycopg.connect(database) as session:
+        migrate.roll_back(session, len(names) - names.index("0007_reports"))
+        migrate.migrate(session)
+    with engine.connect() as connection:
+        assert failed_at(connection, bundle) == START
 
 
 # The rows
