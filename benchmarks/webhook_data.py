@@ -219,8 +219,8 @@ class Subscribed:
             or bool(hung) != bool(waiting)
         ):
             raise WrongResult(
-                f"{self.name}: expected {expected} (completed, waiting, timeouts, attempts), found {found}; {missing} events"
-                f" without bytes; the server was sent {served}"
+                f"{self.name}: expected {expected} (completed, waiting, timeouts, attempts), found {found};"
+                f" {missing} events have no bytes; the server was sent {served}"
             )
 
     def _subscribe(self, connection: Connection) -> None:
