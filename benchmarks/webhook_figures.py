@@ -92,7 +92,8 @@ def delivering(bench: Bench) -> list[Row]:
             "httpx": lambda: _delivered(bench, few, what="httpx").seconds * times,
         },
     )
-    what = f"{pending.deliveries:,} deliveries to {_DELIVERING} endpoints, {IN_FLIGHT} at once"
+    events = pending.accounts * pending.events
+    what = f"{pending.deliveries:,} deliveries of {events:,} events to {_DELIVERING} endpoints, {IN_FLIGHT} at once"
     ours, loop = (f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop"))
     share, gate = Spread.of_ratios(seconds["loop"], seconds["ours"]), Gate(least=0.6)
     told = f"{what}: the rate, as a share of a bare aiohttp loop's with ready bytes"

@@ -26,17 +26,16 @@ from flatearth_pipelines.webhooks.sealing import Unreadable, unseal
 from flatearth_pipelines.webhooks.settlement import Settlement, handed_back, settled
 from flatearth_pipelines.webhooks.signing import signer
 from flatearth_pipelines.webhooks.transaction_storage import attempted
-from flatearth_pipelines.webhooks.transport import Post, Posts, Sent
+from flatearth_pipelines.webhooks.transport import Post, Posts, Sent, rarely_collected
 
 IN_FLIGHT = 200
 """Requests at once."""
 
 PER_ENDPOINT = 5
-"""Deliveries of one endpoint that are at work at once: as many failures as open its breaker. An endpoint that hangs
-costs that many requests, all at the same time, and no more."""
+"""Of one endpoint at work at once: as many failures as open its breaker, so that one that hangs costs no more."""
 
 _AHEAD = 5
-"""Times as many are claimed as are sent at once: enough to go on with while Postgres is told of others."""
+"""Times as many are claimed: enough to go on with while Postgres is told of others."""
 
 SECONDS = 5.0
 """For a request in all. Source: the product's specification."""
@@ -75,9 +74,8 @@ class Report:
     """Of runs that died, or were too slow."""
     lost_to_others: int = 0
     """Somebody else's by the time they were recorded, or gone."""
-    opened: int = 0
+    opened: int = 0  # endpoints
     disabled: int = 0
-    """Endpoints."""
 
 
 class Parcel(NamedTuple):
@@ -113,7 +111,7 @@ class Delivery:
 
     def run(self, ids: Sequence[int] | None = None) -> Report:
         """Deliver everything that is due, or these deliveries now, as far as they wait."""
-        with claim_storage.claimant(self._connection) as claim:
+        with rarely_collected(), claim_storage.claimant(self._connection) as claim:
             with self._connection.begin():
                 self.report.rescued += claim_storage.rescue(self._connection, claim)
             posts = Posts(
@@ -143,7 +141,7 @@ class Delivery:
         stays = time.monotonic() + self._options.stay_seconds
         while True:
             room = size - posts.backlog if time.monotonic() < ends else 0
-            claimed = self._claim_due(claim, room) if 4 * room >= size else []
+            claimed = self._claim_due(claim, room) if 2 * room >= size else []
             self._begin(posts, claimed)
             if posts.backlog:
                 stays = time.monotonic() + self._options.stay_seconds
@@ -294,7 +292,7 @@ class Delivery:
             return body(event._replace(particulars={}), format_, self._settings.public_url)
 
     def _clock(self) -> datetime:
-        """The database's time, read once and counted on: receivers check how old a signature is."""
+        """The database's time, read once and counted on."""
         return self._began_at + timedelta(seconds=time.monotonic())
 
 

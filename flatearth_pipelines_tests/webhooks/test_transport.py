@@ -1,6 +1,7 @@
 """Many requests at once, to real servers: what is put in comes out, whatever happens to it."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import cast
 import pytest
 
 from flatearth_pipelines.webhooks.outcome import Answer, Code
-from flatearth_pipelines.webhooks.transport import Post, Posts, Sent
+from flatearth_pipelines.webhooks.transport import Post, Posts, Sent, rarely_collected
 from flatearth_pipelines_tests.processes import until
 from flatearth_pipelines_tests.smtp import free_port
 from flatearth_pipelines_tests.webhooks.servers import (
@@ -362,3 +363,17 @@ def test_giving_up_leaves_no_thread_and_no_socket_either(authority: Authority) -
             assert codes(sent(to(url), 30, seconds=1)) == {Code.TIMEOUT: 30}
     until(lambda: not at_work())
     until(lambda: open_files() <= before)
+
+
+def test_garbage_is_collected_as_before_once_it_is_over_whatever_ended_it() -> None:
+    before = gc.get_threshold()
+
+    def interrupted() -> None:
+        with rarely_collected():
+            assert gc.get_threshold() > before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert gc.get_threshold() == before
