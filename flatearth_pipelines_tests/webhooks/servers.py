@@ -96,6 +96,7 @@ class Server:
             for task in self._open:
                 task.cancel()
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)  # what was aborted last is closed in the loop's next rounds
 
 
 def says(answer: bytes) -> Behaviour:
