@@ -223,7 +223,7 @@ def test_what_is_due_is_found_by_its_index_among_many_that_wait_and_many_that_ha
     values = {"as_of": None, "claim": MINE, "after": 0, "most": 100, "per_endpoint": 10, "lease": storage.LEASE}
     plan = "\n".join(connection.execute(explain, values).scalars())
 
-    assert f"(actual rows={len(due)}.00" in plan.partition("\n")[0]
+    assert re.search(rf"\(actual rows={len(due)}(\.00)? ", plan.partition("\n")[0]), "with decimals since Postgres 18"
     assert "Seq Scan on webhook_deliveries" not in plan
     assert "one_delivery_per_event_and_endpoint" not in plan
     assert not re.search("Removed by .*Filter: [1-9]", plan)
