@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.mailer import SMTP_SECONDS, Fate
 from flatearth_pipelines.message import Message
 from flatearth_pipelines.notifications import delivery_storage, suppression_storage
@@ -86,7 +87,7 @@ class Delivery:
 
     def run(self, ids: Sequence[int] | None = None, *, early: bool = False) -> Report:
         """Deliver everything that is due, or these bundles as far as they are; with `early` those that are not, too."""
-        with delivery_storage.claimant(self._connection) as claim:
+        with claimant(self._connection) as claim:
             with self._connection.begin():
                 self.report.rescued += delivery_storage.rescue(self._connection, claim)
             senders = Senders(

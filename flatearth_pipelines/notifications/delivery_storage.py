@@ -5,15 +5,12 @@ to the session of its delivery, so that the bundles of one that died are known a
 is over.
 """
 
-import contextlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from psycopg import Error as PsycopgError
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.notifications.settlement import MOST_ATTEMPTS, WAITS, Settlement
 
@@ -21,9 +18,6 @@ LEASE = timedelta(minutes=10)
 """How long a claim lasts: longer than its mails may take to begin, and the last of them to end."""
 
 _AT_ONCE = 5_000
-
-_LOCK = sa.text("SELECT pg_advisory_lock(hashtextextended(CAST(:claim AS text), 0))")
-_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended(CAST(:claim AS text), 0))")
 
 _INSTANT = sa.bindparam("as_of", type_=sa.DateTime(timezone=True))
 _CLAIM_ID = sa.bindparam("claim", type_=sa.Uuid)
@@ -169,22 +163,6 @@ FROM due
 WHERE b.id = due.id
 RETURNING b.status
 """).bindparams(_INSTANT, sa.bindparam("waits", type_=ARRAY(sa.Interval)))
-
-
-@contextlib.contextmanager
-def claimant(connection: sa.Connection) -> Generator[uuid.UUID]:
-    """A token to claim with, alive for as long as the connection's session."""
-    claim = uuid.uuid4()
-    with connection.begin():
-        connection.execute(_LOCK, {"claim": str(claim)})
-    try:
-        yield claim
-    finally:
-        with (
-            contextlib.suppress(DBAPIError, PsycopgError),
-            connection.begin(),
-        ):  # else the session, and the lock, is gone
-            connection.execute(_UNLOCK, {"claim": str(claim)})
 
 
 def claim_due(connection: sa.Connection, claim: uuid.UUID, as_of: datetime | None, most: int) -> list[int]:

@@ -4,16 +4,13 @@ A claim is fenced by its token: a run that was too slow changes nothing any more
 the session of its run, so that what a run that died held is known at once, and not only when its lease is over.
 """
 
-import contextlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from psycopg import Error as PsycopgError
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines.webhooks.settlement import MOST_ATTEMPTS
 
@@ -21,9 +18,6 @@ LEASE = timedelta(minutes=3)
 """How long a claim lasts: longer than a request may wait to begin, and then take."""
 
 _AT_ONCE = 5_000
-
-_LOCK = sa.text("SELECT pg_advisory_lock(hashtextextended(CAST(:claim AS text), 0))")
-_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended(CAST(:claim AS text), 0))")
 
 _INSTANT = sa.bindparam("as_of", type_=sa.DateTime(timezone=True))
 _CLAIM_ID = sa.bindparam("claim", type_=sa.Uuid)
@@ -140,22 +134,6 @@ class Claimed(NamedTuple):
     """With the one that it was claimed for."""
     body: bytes | None
     """Of what an application sends by itself; of an event's the payloads have it."""
-
-
-@contextlib.contextmanager
-def claimant(connection: sa.Connection) -> Generator[uuid.UUID]:
-    """A token to claim with, alive for as long as the connection's session."""
-    claim = uuid.uuid4()
-    with connection.begin():
-        connection.execute(_LOCK, {"claim": str(claim)})
-    try:
-        yield claim
-    finally:
-        with (
-            contextlib.suppress(DBAPIError, PsycopgError),
-            connection.begin(),
-        ):  # else the session, and the lock, is gone
-            connection.execute(_UNLOCK, {"claim": str(claim)})
 
 
 def claim_due(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from flatearth_pipelines import database
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.secret_key import secret_key
 from flatearth_pipelines.settings import Settings
@@ -111,7 +112,7 @@ class Delivery:
 
     def run(self, ids: Sequence[int] | None = None) -> Report:
         """Deliver everything that is due, or these deliveries now, as far as they wait."""
-        with rarely_collected(), claim_storage.claimant(self._connection) as claim:
+        with rarely_collected(), claimant(self._connection) as claim:
             with self._connection.begin():
                 self.report.rescued += claim_storage.rescue(self._connection, claim)
             posts = Posts(

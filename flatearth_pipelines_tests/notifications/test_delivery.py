@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.notifications import delivery_storage
 from flatearth_pipelines.notifications.delivery import Delivery, Options, Report, rehearse
 from flatearth_pipelines.notifications.functions import create_notification
@@ -453,7 +454,7 @@ def test_what_a_delivery_held_that_is_gone_is_delivered_at_once_and_what_one_hol
 ) -> None:
     with engine.begin() as connection:
         bundle_id = due_bundle(connection, office)
-    with other_engine.connect() as connection, delivery_storage.claimant(connection) as claim:
+    with other_engine.connect() as connection, claimant(connection) as claim:
         with connection.begin():
             assert delivery_storage.claim_due(connection, claim, None, 10) == [bundle_id]
         assert deliver(engine, post.url).claimed == 0
@@ -470,7 +471,7 @@ def test_one_that_is_too_slow_loses_its_bundles_when_its_lease_is_over_and_chang
 ) -> None:
     with engine.begin() as connection:
         bundle_id = due_bundle(connection, office)
-    with other_engine.connect() as connection, delivery_storage.claimant(connection) as claim:
+    with other_engine.connect() as connection, claimant(connection) as claim:
         with connection.begin():
             delivery_storage.claim_due(connection, claim, None, 10)
         change(engine, "UPDATE flatearth.notification_bundles SET claimed_until = clock_timestamp()")

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.notifications import delivery_storage as storage
 from flatearth_pipelines.notifications.backlog_storage import seconds_to_next
 from flatearth_pipelines.notifications.settlement import WAITS, Settlement, handed_back, without_mail
@@ -270,7 +271,7 @@ def test_what_a_session_held_that_is_gone_is_free_at_once(
 ) -> None:
     with engine.begin() as connection:
         (bundle_id,) = due_bundles(connection, office, 1)
-    with other_engine.connect() as somebody, storage.claimant(somebody) as claim:
+    with other_engine.connect() as somebody, claimant(somebody) as claim:
         with somebody.begin():
             storage.claim_due(somebody, claim, None, 1)
         with engine.begin() as connection:
@@ -290,7 +291,7 @@ def test_a_claim_that_was_let_go_of_is_nobodys_at_once(
     with engine.begin() as connection:
         due_bundles(connection, office, 1)
     with other_engine.connect() as somebody:
-        with storage.claimant(somebody) as claim, somebody.begin():
+        with claimant(somebody) as claim, somebody.begin():
             storage.claim_due(somebody, claim, None, 1)
         with engine.begin() as connection:
             assert storage.rescue(connection, MINE) == 1
@@ -299,7 +300,7 @@ def test_a_claim_that_was_let_go_of_is_nobodys_at_once(
 def test_what_is_ones_own_is_not_rescued(engine: sa.Engine, office: Workspace) -> None:
     with engine.begin() as connection:
         due_bundles(connection, office, 1)
-    with engine.connect() as connection, storage.claimant(connection) as claim, connection.begin():
+    with engine.connect() as connection, claimant(connection) as claim, connection.begin():
         storage.claim_due(connection, claim, None, 1)
         assert storage.rescue(connection, claim) == 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -35,6 +36,8 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 def _has_ipv6() -> bool:
+    if os.environ.get("CI"):
+        return True  # there its tests fail rather than be skipped
     with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         return True
     return False

@@ -141,15 +141,18 @@ def test_the_health_counts_what_waits_and_is_at_work_and_endpoints_that_are_left
 
 
 @pytest.mark.parametrize("query", ["_SECONDS_TO_NEXT", "_DUE", "_HEALTH"])
-def test_nobody_reads_what_has_ended_to_see_what_waits(connection: sa.Connection, hook: int, query: str) -> None:
-    deliveries(connection, hook, 5_000)
-    connection.execute(sa.update(tables.webhook_deliveries).values(state="completed"))
-    deliveries(connection, hook, 50)
-    connection.execute(sa.text("ANALYZE flatearth.webhook_deliveries"))
-    explain = sa.text(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {getattr(storage, query).text}")
-    values = {"as_of": None} if ":as_of" in explain.text else {}
-
-    plan = "\n".join(connection.execute(explain, values).scalars())
+def test_nobody_reads_what_has_ended_to_see_what_waits(engine: sa.Engine, query: str) -> None:
+    with engine.begin() as connection:  # a table of its own: its indexes hold no rows that were rolled back
+        hook = Workspace(connection).webhook(connection)
+        deliveries(connection, hook, 20_000)
+        connection.execute(sa.update(tables.webhook_deliveries).values(state="completed"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("VACUUM ANALYZE flatearth.webhook_deliveries"))
+        deliveries(connection, hook, 50)
+        connection.execute(sa.text("ANALYZE flatearth.webhook_deliveries"))
+        explain = sa.text(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {getattr(storage, query).text}")
+        values = {"as_of": None} if ":as_of" in explain.text else {}
+        plan = "\n".join(connection.execute(explain, values).scalars())
 
     assert "Index" in plan
     assert "Seq Scan on webhook_deliveries" not in plan

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines import tables
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.webhooks import claim_storage as storage
 from flatearth_pipelines.webhooks.backlog_storage import seconds_to_next
 from flatearth_pipelines.webhooks.settlement import MOST_ATTEMPTS
@@ -238,7 +239,7 @@ def test_what_a_session_held_that_is_gone_is_free_at_once_and_its_attempt_counts
 ) -> None:
     with engine.begin() as connection:
         delivery_id = make.delivery(connection, office.webhook(connection))
-    with other_engine.connect() as somebody, storage.claimant(somebody) as claim:
+    with other_engine.connect() as somebody, claimant(somebody) as claim:
         with somebody.begin():
             assert claimed(somebody, claim=claim) == [delivery_id]
         with engine.begin() as connection:
@@ -259,7 +260,7 @@ def test_a_claim_that_was_let_go_of_is_nobodys_at_once(
     with engine.begin() as connection:
         make.delivery(connection, office.webhook(connection))
     with other_engine.connect() as somebody:
-        with storage.claimant(somebody) as claim, somebody.begin():
+        with claimant(somebody) as claim, somebody.begin():
             claimed(somebody, claim=claim)
         with engine.begin() as connection:
             assert storage.rescue(connection, MINE) == 1
@@ -268,7 +269,7 @@ def test_a_claim_that_was_let_go_of_is_nobodys_at_once(
 def test_what_is_ones_own_is_not_rescued(engine: sa.Engine, office: Workspace) -> None:
     with engine.begin() as connection:
         make.delivery(connection, office.webhook(connection))
-    with engine.connect() as connection, storage.claimant(connection) as claim, connection.begin():
+    with engine.connect() as connection, claimant(connection) as claim, connection.begin():
         claimed(connection, claim=claim)
         assert storage.rescue(connection, claim) == 0
 
@@ -279,7 +280,7 @@ def test_what_one_that_lives_holds_is_free_when_its_lease_is_over_and_not_before
 ) -> None:
     with engine.begin() as connection:
         delivery_id = make.delivery(connection, office.webhook(connection))
-    with other_engine.connect() as slow, storage.claimant(slow) as claim:
+    with other_engine.connect() as slow, claimant(slow) as claim:
         with slow.begin():
             claimed(slow, claim=claim)
         with engine.begin() as connection:

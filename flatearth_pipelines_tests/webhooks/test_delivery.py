@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from flatearth_pipelines import tables
+from flatearth_pipelines.claimant import claimant
 from flatearth_pipelines.webhooks import claim_storage, delivery_storage, endpoint_storage
 from flatearth_pipelines.webhooks.delivery import Delivery, Options, Report
 from flatearth_pipelines.webhooks.functions import enable_webhook, rotate_secret
@@ -666,7 +667,7 @@ def test_what_a_run_held_that_is_gone_is_sent_at_once_under_the_same_id_and_what
     engine: sa.Engine, other_engine: sa.Engine, receiver: Receiver, hook: int
 ) -> None:
     (delivery_id,) = due(engine, hook)
-    with other_engine.connect() as dying, claim_storage.claimant(dying) as claim:
+    with other_engine.connect() as dying, claimant(dying) as claim:
         with dying.begin():
             claim_storage.claim_these(dying, claim, [delivery_id])
         assert deliver(engine).outcomes.total() == 0
