@@ -1,10 +1,10 @@
 """One run in a process of its own: `python -m benchmarks.webhook_child WHAT CONNINFO`.
 
 WHAT is `dispatch` (what is new), `deliver` (what is due), `httpx` (the same, sent by httpx), `send` (the same requests,
-read before it begins, signed and sent without Postgres) or `bare` (the same requests, signed before it begins, by a
-plain loop of aiohttp's with as many at once). Prints `ready` when everything is imported and read, begins at the first
-line on its standard input, and prints one JSON object: when it began and ended by the monotonic clock, when it last
-recorded that deliveries are completed, and what it did.
+read before it begins, signed and sent without Postgres), `bare` (the same requests, signed before it begins, by a plain
+loop of aiohttp's with as many at once) or `uvloop` (that loop on uvloop, as ours). Prints `ready` when everything is
+imported and read, begins at the first line on its standard input, and prints one JSON object: when it began and ended
+by the monotonic clock, when it last recorded that deliveries are completed, and what it did.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from unittest.mock import patch
 
+import uvloop
 from sqlalchemy import text
 
 from benchmarks.webhook_data import SECRET_KEY
@@ -123,6 +124,11 @@ def _bare(conninfo: str, settings: Settings, _said: _Run) -> Callable[[], int]:
     return lambda: asyncio.run(bare_loop(posts, IN_FLIGHT))
 
 
+def _bare_on_uvloop(conninfo: str, settings: Settings, _said: _Run) -> Callable[[], int]:
+    posts = [request.signed(_now()) for request in _requests(conninfo, settings)]
+    return lambda: uvloop.run(bare_loop(posts, IN_FLIGHT))
+
+
 def _requests(conninfo: str, settings: Settings) -> Sequence[_Request]:
     with (
         database.connections(conninfo, "flatearth benchmark") as pool,
@@ -152,7 +158,14 @@ def _now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-_WHAT = {"dispatch": _dispatch, "deliver": _deliver, "httpx": _httpx, "send": _send, "bare": _bare}
+_WHAT = {
+    "dispatch": _dispatch,
+    "deliver": _deliver,
+    "httpx": _httpx,
+    "send": _send,
+    "bare": _bare,
+    "uvloop": _bare_on_uvloop,
+}
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ _DELIVERING = 400
 _OF_AN_ACCOUNT = 10
 """Endpoints, where there are several."""
 
+_QUICK = 3
+"""Times as many rounds for what takes a few seconds."""
+
 _HTTPX_PART = 10
 """httpx sends one delivery of so many."""
 
@@ -83,27 +86,32 @@ def delivering(bench: Bench) -> list[Row]:
     """Due deliveries claimed, composed, signed, sent and recorded, against ready bytes by a bare loop, and by httpx."""
     pending, few = bench.pending(), bench.pending(_HTTPX_PART)
     times = pending.deliveries / few.deliveries
+    ours_too = {"ours": lambda: _delivered(bench, pending).seconds}
     seconds = rounds(
-        bench.rounds,
-        {
-            "ours": lambda: _delivered(bench, pending).seconds,
+        _QUICK * bench.rounds,
+        ours_too
+        | {
             "loop": lambda: _sent(bench, pending, "bare"),
+            "uvloop": lambda: _sent(bench, pending, "uvloop"),
             "sending": lambda: _sent(bench, pending, "send"),
-            "httpx": lambda: _delivered(bench, few, what="httpx").seconds * times,
         },
     )
+    beside = rounds(bench.rounds, ours_too | {"httpx": lambda: _delivered(bench, few, what="httpx").seconds * times})
     events = pending.accounts * pending.events
     what = f"{pending.deliveries:,} deliveries of {events:,} events to {_DELIVERING} endpoints, {IN_FLIGHT} at once"
-    ours, loop = (f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop"))
+    rates = (f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop", "uvloop"))
+    ours, loop, faster = rates
     share, gate = Spread.of_ratios(seconds["loop"], seconds["ours"]), Gate(least=0.6)
+    of_faster = Spread.of_ratios(seconds["uvloop"], seconds["ours"])
     told = f"{what}: the rate, as a share of a bare aiohttp loop's with ready bytes"
     return [
         Row("delivering", told, ours, loop, str(share), str(gate), gate.holds(share.middle)),
+        Row("delivering", f"{what}: the same loop on uvloop, as ours is", ours, faster, str(of_faster)),
         compared(
             "delivering",
             f"{what}: with httpx in place of the transport it takes times ours (by {few.deliveries:,})",
-            seconds["ours"],
-            seconds["httpx"],
+            beside["ours"],
+            beside["httpx"],
             times_slower=True,
         ),
         compared("delivering", f"{what}: signing and sending alone, of the whole", seconds["sending"], seconds["ours"]),

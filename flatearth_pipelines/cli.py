@@ -17,6 +17,7 @@ from flatearth_pipelines.cleanup.commands import cleanup
 from flatearth_pipelines.entropy.commands import entropy
 from flatearth_pipelines.errors import FlatEarthError
 from flatearth_pipelines.handlers import HANDLERS
+from flatearth_pipelines.metrics.commands import metrics
 from flatearth_pipelines.notifications.commands import bundles, unsubscribe
 from flatearth_pipelines.queue.commands import jobs
 from flatearth_pipelines.queue.cron_commands import crons
@@ -143,6 +144,7 @@ cli.add_command(unsubscribe)
 cli.add_command(webhooks)
 cli.add_command(cleanup)
 cli.add_command(reports)
+cli.add_command(metrics)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import warnings
 
 import dagster as dg
 
+from flatearth_pipelines.alerts import definitions as alerts
 from flatearth_pipelines.cleanup import access_definitions
 from flatearth_pipelines.cleanup import definitions as cleanup
 from flatearth_pipelines.entropy import definitions as entropy
@@ -31,6 +32,7 @@ defs = dg.Definitions.merge(
         executor=dg.in_process_executor,
     ),
     access_definitions.defs,
+    alerts.defs,
     cleanup.defs,
     entropy.defs,
     notifications.defs,

@@ -331,6 +331,13 @@ daily_reports = _table(
     _count("deliveries_errored"),
 )
 
+alerts = _table(
+    "alerts",
+    sa.Column("subject", sa.Text, primary_key=True),
+    _at("told_at"),
+    _count("untold"),
+)
+
 cron_jobs = _table(
     "cron_jobs",
     _id(),

@@ -38,6 +38,7 @@ SENSORS = {
     "dispatch_webhooks_on_new_events": {"dispatch_webhooks"},
     "notify_recipients_on_new_events": {"notify_recipients"},
     "run_due_jobs_when_due": {"run_due_jobs", "run_heavy_job"},
+    "tell_of_failed_runs": set(),
 }
 """The contract's sensors: the jobs that each starts."""
 

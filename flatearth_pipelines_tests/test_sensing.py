@@ -7,6 +7,7 @@ import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import ProgrammingError
 
 from flatearth_pipelines.definitions import defs
 from flatearth_pipelines.sensing import on_its_way, start_when_due
@@ -107,3 +108,21 @@ def test_a_database_that_is_not_there_is_a_tick_skipped_in_one_line(
     assert str(skipped.skip_message).startswith("Postgres cannot be reached: ")
     assert "s3cret" not in str(skipped.skip_message)
     assert "\n" not in str(skipped.skip_message)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_database_that_goes_away_during_the_tick_is_a_tick_skipped_in_one_line(no_runs: dg.DagsterInstance) -> None:
+    def end(connection: sa.Connection) -> bool:
+        return bool(connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())")).scalar())
+
+    skipped = tick(no_runs, end)
+
+    assert isinstance(skipped, dg.SkipReason)
+    assert str(skipped.skip_message).startswith("Postgres broke off: terminating connection")
+    assert "\n" not in str(skipped.skip_message)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_mistake_of_ours_is_no_skip(no_runs: dg.DagsterInstance) -> None:
+    with pytest.raises(ProgrammingError):
+        tick(no_runs, lambda connection: bool(connection.execute(sa.text("SELECT nothing")).scalar()))

@@ -83,7 +83,7 @@ def test_every_tenant_table_carries_its_account(table: sa.Table) -> None:
         "unnotified_events",
         "unscanned_sources",
     }
-    is_of_every_account = {"email_suppressions"}
+    is_of_every_account = {"alerts", "email_suppressions"}
     assert ("account_id" in table.c) == (table.name not in reaches_its_account_otherwise | is_of_every_account)
 
 
@@ -195,6 +195,7 @@ def _row(table: str, tenant: Tenant) -> dict[str, Any]:
             "finished_at": make.NOON,
         },
         "unscanned_sources": {"source_type": "card", "source_id": 1},
+        "alerts": {"subject": "failed run of auto_postpone"},
         "email_suppressions": {"address": "ada@acme.example", "reason": "550 5.1.1"},
         "job_progress": {"job_id": 1, "percent": 50},
     }
@@ -360,6 +361,7 @@ REFUSED = [
         "notification_bundles",
         ({}, {"starts_at": make.NOON + make.DAY - make.MICROSECOND, "ends_at": make.NOON + 2 * make.DAY}),
     ),
+    Refused("untold_is_not_negative", "alerts", ({"untold": -1},)),
     Refused("address_is_lower_case", "email_suppressions", ({"address": "Ada@acme.example"},)),
     Refused("address_is_lower_case", "email_suppressions", ({"address": ""},)),
     Refused("webhook_has_a_name", "webhooks", ({"name": ""},)),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
+import sqlalchemy as sa
 from pydantic import Field
 
 from flatearth_pipelines import database, mailer
@@ -17,7 +18,7 @@ from flatearth_pipelines.queue.drain import Drain
 from flatearth_pipelines.queue.handlers import Registry
 from flatearth_pipelines.queue.ledger import OUTCOMES, Report
 from flatearth_pipelines.resources import Postgres, clear_failure
-from flatearth_pipelines.sensing import LOOK_SECONDS, TICK_SECONDS, on_its_way
+from flatearth_pipelines.sensing import AT_WORK, ON_ITS_WAY, on_its_way, wait_for_work
 from flatearth_pipelines.settings import Settings
 
 _TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
@@ -212,32 +213,21 @@ def run_due_jobs_every_5_minutes() -> Iterator[dg.RunRequest | dg.SkipReason]:
 )
 def run_due_jobs_when_due(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Wait up to 25 s for something to be due."""
-    until = time.monotonic() + TICK_SECONDS
-    try:
-        conninfo = database.prepare(Settings.from_environment())
-    except FlatEarthError as error:
-        yield dg.SkipReason(str(error))
-        return
-    seen = "Nothing is due"
-    with database.connections(conninfo, "flatearth run_due_jobs_when_due") as pool:
-        while True:
-            with pool.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                light, heavy = storage.is_due(connection, ahead=_AHEAD)
-                drained = storage.is_being_drained(connection)
-            requests = []
-            if light and not drained and not on_its_way(context, "run_due_jobs"):
-                requests.append(dg.RunRequest(job_name="run_due_jobs", run_config=_STAYING))
-            if heavy and on_its_way(context, "run_heavy_job", started=True) < _MOST_OWN_RUNS:
-                requests.append(dg.RunRequest(job_name="run_heavy_job"))
-            if requests:
-                yield from requests
-                return
-            if light:
-                seen = "A run is at work on what is due" if drained else "A run is on its way"
-            if time.monotonic() >= until:
-                break
-            time.sleep(LOOK_SECONDS)
-    yield dg.SkipReason(seen)
+
+    def look(connection: sa.Connection) -> list[dg.RunRequest] | str:
+        light, heavy = storage.is_due(connection, ahead=_AHEAD)
+        drained = storage.is_being_drained(connection)
+        requests = []
+        if light and not drained and not on_its_way(context, "run_due_jobs"):
+            requests.append(dg.RunRequest(job_name="run_due_jobs", run_config=_STAYING))
+        if heavy and on_its_way(context, "run_heavy_job", started=True) < _MOST_OWN_RUNS:
+            requests.append(dg.RunRequest(job_name="run_heavy_job"))
+        if requests or not light:
+            return requests or ""
+        return AT_WORK if drained else ON_ITS_WAY
+
+    found = wait_for_work("flatearth run_due_jobs_when_due", look)
+    yield from [found] if isinstance(found, dg.SkipReason) else found
 
 
 _STAYING = dg.RunConfig(ops={"drain_due_jobs": DrainConfig(stay_seconds=30)})

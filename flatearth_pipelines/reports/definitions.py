@@ -1,12 +1,13 @@
 """The jobs that count days: one partition each, or a range in one run; and the schedule that counts the day before."""
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from flatearth_pipelines.reports.chart import CHARTED_DAYS, chart
 from flatearth_pipelines.reports.days import check_countable, day_of, days_between, days_to_count, yesterday
 from flatearth_pipelines.resources import Clock, Postgres, clear_failure, log_now_and_then
 
@@ -56,7 +57,7 @@ def write_daily_report(
 ) -> None:
     """Count what happened on the partition's day, or on the day before now, and replace the day's rows."""
     from flatearth_pipelines.reports.reporting import report_on  # noqa: PLC0415 - every other run starts without Polars
-    from flatearth_pipelines.reports.storage import read_names  # noqa: PLC0415 - likewise
+    from flatearth_pipelines.reports.storage import read_days, read_names  # noqa: PLC0415 - likewise
 
     with clear_failure(), postgres.connection(context) as session:
         as_of = clock.as_of(session, config.as_of)
@@ -65,11 +66,13 @@ def write_daily_report(
         reported = report_on(session, day, dry_run=config.dry_run)
         with session.begin():
             names = read_names(session, reported.busiest["board_id"])
+            before = read_days(session, day - timedelta(days=CHARTED_DAYS - 1), day - timedelta(days=1))
     context.log.info(_sentence(reported, dry_run=config.dry_run))
     context.add_output_metadata(
         {
             **reported.totals._asdict(),
             "most_active_boards": _table(reported, names),
+            "chart": dg.MetadataValue.md(chart(day, [*before, {"day": day} | reported.totals._asdict()])),
             "day": day.isoformat(),
             "rows": reported.rows,
             "rows_before": reported.rows_before,

@@ -54,6 +54,19 @@ FROM (
 """)
 # Endpoints that have something waiting, by one look into the index each: there are fewer of them than deliveries.
 
+_JUST_HAPPENED = sa.text("""
+SELECT coalesce(
+    (
+        SELECT e.created_at > clock_timestamp() - interval '10 seconds'
+        FROM flatearth.undispatched_events AS u
+        JOIN flatearth.events AS e ON e.id = u.event_id
+        ORDER BY u.event_id DESC
+        LIMIT 1
+    ),
+    false
+)
+""")
+
 _DUE = sa.text("""
 SELECT count(*)
 FROM flatearth.webhook_deliveries AS d
@@ -80,6 +93,11 @@ def seconds_to_next(connection: sa.Connection) -> float | None:
     """Until a delivery is due, negative when one has been; None when none waits. What a dead run holds is due."""
     seconds: float | None = connection.execute(_SECONDS_TO_NEXT).scalar_one()
     return seconds
+
+
+def has_just_happened(connection: sa.Connection) -> bool:
+    """Whether the newest event that has to be dispatched is not ten seconds old: its deliveries will be due at once."""
+    return bool(connection.execute(_JUST_HAPPENED).scalar_one())
 
 
 def read_due(connection: sa.Connection, as_of: datetime | None) -> int:

@@ -35,7 +35,7 @@ IN_FLIGHT = 200
 PER_ENDPOINT = 5
 """Of one endpoint at work at once: as many failures as open its breaker, so that one that hangs costs no more."""
 
-_AHEAD = 5
+_AHEAD = 8
 """Times as many are claimed: enough to go on with while Postgres is told of others."""
 
 SECONDS = 5.0
@@ -163,19 +163,21 @@ class Delivery:
 
     def _claim_due(self, claim: uuid.UUID, most: int) -> list[Claimed]:
         """What is due, endpoint by endpoint: each claim goes on where the last one ended, and then from the start."""
+        claimed: list[Claimed] = []
         while True:
+            began, wanted = self._after, most - len(claimed)
             with self._connection.begin():
-                claimed = claim_storage.claim_due(
+                more = claim_storage.claim_due(
                     self._connection,
                     claim,
                     self._options.as_of,
-                    after=self._after,
-                    most=most,
+                    after=began,
+                    most=wanted,
                     per_endpoint=self._options.per_endpoint,
                 )
-            began = self._after
-            self._after = max(each.webhook_id for each in claimed) if len(claimed) == most else 0
-            if claimed or not began:
+            claimed += more
+            self._after = max(each.webhook_id for each in more) if len(more) == wanted else 0
+            if self._after or not began:
                 return claimed
 
     def _begin(self, posts: Posts[Parcel], claimed: Sequence[Claimed]) -> None:

@@ -13,7 +13,7 @@ from flatearth_pipelines.resources import Postgres, clear_failure, log_now_and_t
 from flatearth_pipelines.secret_key import secret_key
 from flatearth_pipelines.sensing import start_when_due
 from flatearth_pipelines.settings import Settings
-from flatearth_pipelines.webhooks.backlog_storage import read_due, read_health, seconds_to_next
+from flatearth_pipelines.webhooks.backlog_storage import has_just_happened, read_due, read_health, seconds_to_next
 
 MOST_IN_FLIGHT = 1_000
 MOST_PER_ENDPOINT = 100
@@ -164,7 +164,8 @@ def deliver_webhooks_when_due(context: dg.SensorEvaluationContext) -> dg.RunRequ
 
 def _is_about_to_be_due(connection: Connection) -> bool:
     seconds = seconds_to_next(connection)
-    return seconds is not None and seconds <= _LEAD_SECONDS
+    # A run takes as long to start as the one that dispatches: it is asked for at the same time, and waits for that.
+    return (seconds is not None and seconds <= _LEAD_SECONDS) or has_just_happened(connection)
 
 
 _STAYING = dg.RunConfig(ops={"send_due_webhooks": DeliverWebhooksConfig(stay_seconds=20.0)})

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import aiohttp
 from aiohttp.http_parser import RawResponseMessage
+from yarl import URL
 
 from flatearth_pipelines.message import one_line
 from flatearth_pipelines.settings import Network
@@ -51,6 +52,7 @@ class Client:
         self._clock = clock
         self._seconds = seconds
         self._refusal = lru_cache(_URLS)(lambda url: refusal(url, allowed))
+        self._read = lru_cache(_URLS)(URL)  # yarl itself remembers 128 of them
         self._names = Names()
         tls = ssl.create_default_context()
         tls.set_alpn_protocols(["http/1.1"])
@@ -78,7 +80,7 @@ class Client:
         began = time.perf_counter()
         if said := self._refusal(url):
             return Answer(Code.BAD_URL, started_at, 0, detail=f"the URL may not be sent to: {said}")
-        exchange = _Exchange(url, headers, body)
+        exchange = _Exchange(self._read(url), headers, body)
         code, detail = await self._outcome(exchange)
         return Answer(
             code,
@@ -113,7 +115,7 @@ class _Exchange:
 
     __slots__ = ("_body", "_sent_headers", "headers", "received", "status", "url", "way")
 
-    def __init__(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(self, url: URL, headers: Mapping[str, str], body: bytes) -> None:
         self.url = url
         self._sent_headers = headers
         self._body = body

@@ -12,6 +12,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
+import uvloop
+
 from flatearth_pipelines.settings import Network
 from flatearth_pipelines.webhooks.outcome import Answer, Code
 from flatearth_pipelines.webhooks.post import Client
@@ -72,7 +74,7 @@ class Posts(Generic[T]):
         self._stopping = False
         self._workers: set[asyncio.Task[None]] = set()
         self._working = 0
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # Python's limits a run: docs/decisions/0011
         self._thread = threading.Thread(target=self._loop.run_forever, name="webhooks", daemon=True)
         self._thread.start()
 

@@ -348,7 +348,7 @@ def test_a_drain_is_asked_for_two_seconds_before_a_job_is_due_also_in_mid_tick(
 @pytest.fixture
 def short_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that ends with nothing takes 25 s otherwise."""
-    monkeypatch.setattr("flatearth_pipelines.queue.definitions.TICK_SECONDS", 0.3)
+    monkeypatch.setattr("flatearth_pipelines.sensing.TICK_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("short_tick")

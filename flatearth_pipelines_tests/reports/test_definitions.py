@@ -11,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from flatearth_pipelines.definitions import defs
+from flatearth_pipelines.reports.chart import chart
 from flatearth_pipelines.reports.definitions import DAYS, CountingConfig, RangeConfig, daily_report_figures
 from flatearth_pipelines.reports.metrics import METRICS
+from flatearth_pipelines.reports.storage import read_days
 from flatearth_pipelines_tests import factories as make
 from flatearth_pipelines_tests.dagster_runs import failure_of, metadata_of
 from flatearth_pipelines_tests.factories import DAY, MICROSECOND
@@ -95,7 +97,9 @@ def test_the_run_of_a_partition_publishes_what_its_day_came_to_and_its_most_acti
 
     metadata = succeeded(instance, partition_key=KEY, as_of=END.isoformat())
 
-    boards = metadata.pop("most_active_boards")
+    boards, picture = metadata.pop("most_active_boards"), metadata.pop("chart")
+    with engine.begin() as connection:
+        assert picture == chart(TODAY, read_days(connection, TODAY, TODAY))  # no other day was counted
     assert metadata == NOUGHT | {
         "cards_created": 1,
         "cards_closed": 1,

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -649,6 +651,22 @@ def test_a_run_that_stays_sends_what_is_dispatched_meanwhile(
         until(lambda: len(receiver.received()) == 1)
         due(engine, hook)
         assert run.result(timeout=60).completed == 2
+
+
+def test_each_time_that_there_is_work_a_run_stays_as_long_again(
+    engine: sa.Engine, other_engine: sa.Engine, receiver: Receiver, hook: int
+) -> None:
+    def sent_are(count: int) -> bool:
+        return len(receiver.received()) == count
+
+    due(engine, hook)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(deliver, other_engine, stay_seconds=2)
+        for sent in (1, 2):
+            until(partial(sent_are, sent))
+            time.sleep(1.2)  # twice that is more than it stays once
+            due(engine, hook)
+        assert run.result(timeout=60).completed == 3
 
 
 def test_everything_that_is_due_is_sent_however_much_it_is(engine: sa.Engine, receiver: Receiver, hook: int) -> None:

@@ -301,6 +301,20 @@ def test_the_sensor_starts_nothing_while_nothing_is_due_or_a_run_is_at_work(
     assert evaluated(no_runs).run_requests
 
 
+@pytest.mark.usefixtures("short_tick", "hook")
+def test_an_event_that_has_just_happened_starts_a_run_which_is_there_when_it_is_dispatched_but_no_old_one(
+    engine: sa.Engine, office: Workspace, no_runs: dg.DagsterInstance
+) -> None:
+    """Nobody may dispatch at all: there must not be one run after another for that."""
+    with engine.begin() as connection:
+        office.event(connection)
+    assert evaluated(no_runs).run_requests
+    with engine.begin() as connection:
+        at = sa.func.clock_timestamp() - sa.cast("10 seconds", sa.Interval)
+        connection.execute(sa.update(tables.events).values(created_at=at))
+    assert evaluated(no_runs).skip_message == "Nothing is due"
+
+
 @pytest.mark.usefixtures("short_tick")
 def test_the_sensor_starts_nothing_for_an_endpoint_that_is_open_until_its_wait_is_over(
     engine: sa.Engine, no_runs: dg.DagsterInstance, hook: int
