@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flatearth_pipelines.errors import WrongUsage
 from flatearth_pipelines.queue import functions, storage
+from flatearth_pipelines.queue.handlers import Registry
 from flatearth_pipelines.resources import Postgres, clear_failure
 
 _TAGS = {"feature": "queue", ".dagster/repository": "__repository__@flatearth"}
@@ -22,10 +23,13 @@ class JobsConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Say which, and change nothing.")
 
 
+_WHOLE_QUEUE = "*"
+
+
 class HandlerConfig(dg.Config):
     """What an operator pauses or resumes."""
 
-    handler: str = Field(default="*", description="A handler; * is the whole queue.")
+    handler: str = Field(default=_WHOLE_QUEUE, description="A handler; * is the whole queue.")
 
 
 class RetentionConfig(dg.Config):
@@ -65,9 +69,13 @@ def cancel_unfinished_jobs(context: dg.OpExecutionContext, config: JobsConfig, p
 
 
 @dg.op
-def pause_handler(context: dg.OpExecutionContext, config: HandlerConfig, postgres: Postgres) -> None:
+def pause_handler(
+    context: dg.OpExecutionContext, config: HandlerConfig, postgres: Postgres, job_handlers: dg.ResourceParam[Registry]
+) -> None:
     """Start nothing more of a handler, or of the whole queue."""
     with clear_failure(), postgres.connection(context) as connection, connection.begin():
+        if config.handler != _WHOLE_QUEUE:
+            job_handlers[config.handler]  # who mistypes it is to hear of it
         changed = functions.pause_jobs(connection, config.handler)
         context.add_output_metadata({"changed": changed, "paused": storage.read_pauses(connection)})
 

@@ -193,10 +193,15 @@ def test_the_whole_queue_is_paused_and_resumed_by_default(engine: sa.Engine, ins
     assert succeeded(instance, handlers=REGISTRY)["succeeded"] == 1
 
 
+def test_a_handler_that_is_not_there_is_not_paused(engine: sa.Engine, instance: dg.DagsterInstance) -> None:
+    assert failed(instance, "pause_jobs", handler="nop").startswith("There is no handler 'nop': there are ")
+    assert scalar(engine, "SELECT count(*) FROM flatearth.job_pauses") == 0
+
+
 def test_one_handler_is_paused_and_resumed(engine: sa.Engine, instance: dg.DagsterInstance) -> None:
     paused, other = add(engine, "noop"), add(engine, "refuse")
 
-    assert succeeded(instance, "pause_jobs", handler="noop") == {"changed": True, "paused": ["noop"]}
+    assert succeeded(instance, "pause_jobs", REGISTRY, handler="noop") == {"changed": True, "paused": ["noop"]}
     assert succeeded(instance, handlers=REGISTRY)["claimed"] == 1
     assert states(engine) == {paused: "pending", other: "failed"}
     assert succeeded(instance, "resume_jobs", handler="noop") == {"changed": True, "paused": []}
