@@ -46,11 +46,6 @@ _LONGEST = (
 """Files that take longest: first, so that at the end no process waits long for another."""
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """More processes than processors: tests wait for Postgres, and for clocks, more than they compute."""
-    return 2 + (os.cpu_count() or 2)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
