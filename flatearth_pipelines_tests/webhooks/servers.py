@@ -99,7 +99,10 @@ class Server:
             for task in self._open:
                 task.cancel()
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)  # what was aborted last is closed in the loop's next rounds
+        loop: Any = asyncio.get_running_loop()
+        for transport in list(loop._transports.values()):  # noqa: SLF001 - of a handshake nobody else knows
+            transport.abort()
+        await asyncio.sleep(0.01)  # what was aborted is closed in the loop's next rounds
 
 
 def says(answer: bytes) -> Behaviour:
