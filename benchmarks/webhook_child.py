@@ -11,10 +11,12 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
+from typing import Any
 from unittest.mock import patch
 
 import uvloop
@@ -119,14 +121,11 @@ def _send(conninfo: str, settings: Settings, _said: _Run) -> Callable[[], int]:
     return run
 
 
-def _bare(conninfo: str, settings: Settings, _said: _Run) -> Callable[[], int]:
+def _bare(
+    on_loop: Callable[[Coroutine[Any, Any, int]], int], conninfo: str, settings: Settings, _said: _Run
+) -> Callable[[], int]:
     posts = [request.signed(_now()) for request in _requests(conninfo, settings)]
-    return lambda: asyncio.run(bare_loop(posts, IN_FLIGHT))
-
-
-def _bare_on_uvloop(conninfo: str, settings: Settings, _said: _Run) -> Callable[[], int]:
-    posts = [request.signed(_now()) for request in _requests(conninfo, settings)]
-    return lambda: uvloop.run(bare_loop(posts, IN_FLIGHT))
+    return lambda: on_loop(bare_loop(posts, IN_FLIGHT))
 
 
 def _requests(conninfo: str, settings: Settings) -> Sequence[_Request]:
@@ -158,13 +157,13 @@ def _now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-_WHAT = {
+_WHAT: dict[str, Callable[[str, Settings, _Run], Callable[[], int]]] = {
     "dispatch": _dispatch,
     "deliver": _deliver,
     "httpx": _httpx,
     "send": _send,
-    "bare": _bare,
-    "uvloop": _bare_on_uvloop,
+    "bare": partial(_bare, asyncio.run),
+    "uvloop": partial(_bare, uvloop.run),
 }
 
 

@@ -99,14 +99,15 @@ def delivering(bench: Bench) -> list[Row]:
     beside = rounds(bench.rounds, ours_too | {"httpx": lambda: _delivered(bench, few, what="httpx").seconds * times})
     events = pending.accounts * pending.events
     what = f"{pending.deliveries:,} deliveries of {events:,} events to {_DELIVERING} endpoints, {IN_FLIGHT} at once"
-    rates = (f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop", "uvloop"))
-    ours, loop, faster = rates
+    ours, loop, on_uvloop = (
+        f"{pending.deliveries / median(seconds[name]):,.0f}/s" for name in ("ours", "loop", "uvloop")
+    )
     share, gate = Spread.of_ratios(seconds["loop"], seconds["ours"]), Gate(least=0.6)
-    of_faster = Spread.of_ratios(seconds["uvloop"], seconds["ours"])
+    of_uvloop = Spread.of_ratios(seconds["uvloop"], seconds["ours"])
     told = f"{what}: the rate, as a share of a bare aiohttp loop's with ready bytes"
     return [
         Row("delivering", told, ours, loop, str(share), str(gate), gate.holds(share.middle)),
-        Row("delivering", f"{what}: the same loop on uvloop, as ours is", ours, faster, str(of_faster)),
+        Row("delivering", f"{what}: the same loop on uvloop, as ours is", ours, on_uvloop, str(of_uvloop)),
         compared(
             "delivering",
             f"{what}: with httpx in place of the transport it takes times ours (by {few.deliveries:,})",

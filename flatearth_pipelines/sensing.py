@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
 from flatearth_pipelines.errors import FlatEarthError
+from flatearth_pipelines.message import one_line
 from flatearth_pipelines.settings import Settings
 
 TICK_SECONDS = 25
@@ -78,7 +79,7 @@ def wait_for_work(
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.OperationalError):
             raise
-        return dg.SkipReason(f"Postgres broke off: {' '.join(str(error.orig).split())}")
+        return dg.SkipReason(f"Postgres broke off: {one_line(str(error.orig))}")
 
 
 def on_its_way(context: dg.SensorEvaluationContext, job_name: str, *, started: bool = False) -> int:

@@ -59,6 +59,5 @@ def _reason(event: dg.DagsterEvent) -> str:
         error = error.cause
     said = one_line(error.message) if error else "it failed"
     name, _, sentence = said.partition(": ")
-    return f"{event.step_key}: {sentence if name.rpartition('.')[2].isidentifier() and sentence else said}"[
-        :_REASON_LENGTH
-    ]
+    is_class = sentence and name.rpartition(".")[2].isidentifier()
+    return f"{event.step_key}: {sentence if is_class else said}"[:_REASON_LENGTH]

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
 from flatearth_pipelines.errors import FlatEarthError
+from flatearth_pipelines.message import one_line
 from flatearth_pipelines.metrics.exposition import families
 from flatearth_pipelines.metrics.storage import Seen, read
 from flatearth_pipelines.settings import Settings
@@ -62,5 +63,5 @@ class _Everything(Collector):
             with self._pool.begin() as connection:
                 return read(connection)
         except (DBAPIError, FlatEarthError) as error:
-            click.echo(f"Nothing can be read: {' '.join(str(getattr(error, 'orig', error)).split())}", err=True)
+            click.echo(f"Nothing can be read: {one_line(str(getattr(error, 'orig', error)))}", err=True)
             return None

@@ -52,7 +52,7 @@ class Client:
         self._clock = clock
         self._seconds = seconds
         self._refusal = lru_cache(_URLS)(lambda url: refusal(url, allowed))
-        self._read = lru_cache(_URLS)(URL)  # yarl itself remembers 128 of them
+        self._read = lru_cache(_URLS)(_read)  # yarl itself remembers 128 of them
         self._names = Names()
         tls = ssl.create_default_context()
         tls.set_alpn_protocols(["http/1.1"])
@@ -80,7 +80,7 @@ class Client:
         began = time.perf_counter()
         if said := self._refusal(url):
             return Answer(Code.BAD_URL, started_at, 0, detail=f"the URL may not be sent to: {said}")
-        exchange = _Exchange(self._read(url), headers, body)
+        exchange = _Exchange(url, headers, body)
         code, detail = await self._outcome(exchange)
         return Answer(
             code,
@@ -95,13 +95,14 @@ class Client:
 
     async def _outcome(self, exchange: "_Exchange") -> tuple[Code, str | None]:
         try:
+            url = self._read(exchange.url)
             async with asyncio.timeout(self._seconds):
                 try:
-                    status = await exchange.run(self._kept)
+                    status = await exchange.run(self._kept, url)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     if not exchange.may_be_repeated_after(error):
                         raise
-                    status = await exchange.run(self._fresh)
+                    status = await exchange.run(self._fresh, url)
         except TimeoutError:
             return Code.TIMEOUT, f"{exchange.missing} within {self._seconds:g} s"
         # Nobody cancels this but the timeout: were aiohttp to leak a cancellation, it must not end the others' worker.
@@ -115,7 +116,7 @@ class _Exchange:
 
     __slots__ = ("_body", "_sent_headers", "headers", "received", "status", "url", "way")
 
-    def __init__(self, url: URL, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         self.url = url
         self._sent_headers = headers
         self._body = body
@@ -125,12 +126,12 @@ class _Exchange:
         self.headers: Mapping[str, str] | None = None
         self.received = bytearray()
 
-    async def run(self, session: aiohttp.ClientSession) -> int:
+    async def run(self, session: aiohttp.ClientSession, url: URL) -> int:
         """The status, once the answer is read or has turned out to be too long."""
         self.way = Way()
         WAY.set(self.way)
         body = self._body if len(self._body) <= _LARGE_BYTES else io.BytesIO(self._body)
-        response = await session.post(self.url, data=body, headers=self._sent_headers, allow_redirects=False)
+        response = await session.post(url, data=body, headers=self._sent_headers, allow_redirects=False)
         try:
             self.status, self.headers = response.status, response.headers
             content, received = response.content, self.received
@@ -158,6 +159,13 @@ class _Exchange:
         if self.status is not None:
             return "no end of the answer"
         return "no address of the name" if self.way.address is None else "no answer"
+
+
+def _read(url: str) -> URL:
+    try:
+        return URL(url)
+    except ValueError:
+        raise aiohttp.InvalidURL(url) from None
 
 
 def _failure(error: BaseException, exchange: _Exchange) -> tuple[Code, str]:
