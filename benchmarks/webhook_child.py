@@ -27,9 +27,10 @@ from benchmarks.webhook_rivals import HttpxPosts, bare_loop
 from flatearth_pipelines import database
 from flatearth_pipelines.settings import Settings
 from flatearth_pipelines.webhooks import delivery
-from flatearth_pipelines.webhooks.delivery import IN_FLIGHT, SECONDS, Delivery, Options, Report, message_id
+from flatearth_pipelines.webhooks.delivery import IN_FLIGHT, SECONDS, Delivery, Options, Report
 from flatearth_pipelines.webhooks.dispatching import dispatch_new
 from flatearth_pipelines.webhooks.endpoint_storage import Endpoint, read_endpoints
+from flatearth_pipelines.webhooks.parcel import message_id
 from flatearth_pipelines.webhooks.payload import CONTENT_TYPES, body
 from flatearth_pipelines.webhooks.payload_storage import read_payloads
 from flatearth_pipelines.webhooks.sealing import unseal

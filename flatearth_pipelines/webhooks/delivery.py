@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -21,13 +20,12 @@ from flatearth_pipelines.webhooks import claim_storage, delivery_storage, endpoi
 from flatearth_pipelines.webhooks.claim_storage import Claimed
 from flatearth_pipelines.webhooks.endpoint_storage import Endpoint, Result, Verdict
 from flatearth_pipelines.webhooks.outcome import Answer, Code
-from flatearth_pipelines.webhooks.payload import CONTENT_TYPES, Event, body
+from flatearth_pipelines.webhooks.parcel import Parcel, secrets_of
+from flatearth_pipelines.webhooks.payload import Event, body
 from flatearth_pipelines.webhooks.payload_storage import Asked
-from flatearth_pipelines.webhooks.sealing import Unreadable, unseal
 from flatearth_pipelines.webhooks.settlement import Settlement, handed_back, settled
-from flatearth_pipelines.webhooks.signing import signer
 from flatearth_pipelines.webhooks.transaction_storage import attempted
-from flatearth_pipelines.webhooks.transport import Post, Posts, Sent, rarely_collected
+from flatearth_pipelines.webhooks.transport import Posts, Sent, rarely_collected
 
 IN_FLIGHT = 200
 """Requests at once."""
@@ -79,17 +77,6 @@ class Report:
     disabled: int = 0
 
 
-class Parcel(NamedTuple):
-    """What is to be sent, and where."""
-
-    delivery: Claimed
-    endpoint: Endpoint
-    body: bytes | None
-    """None: the event is gone."""
-    secrets: tuple[str, ...]
-    """The current one, and the one before while it is valid. None at all: they cannot be read."""
-
-
 class Delivery:
     """One run. `report` is right at any moment, also after an interrupt, which hands back what was not begun."""
 
@@ -115,8 +102,8 @@ class Delivery:
         with rarely_collected(), claimant(self._connection) as claim:
             with self._connection.begin():
                 self.report.rescued += claim_storage.rescue(self._connection, claim)
-            posts = Posts(
-                self._post,
+            posts = Posts[Parcel](
+                lambda parcel: parcel.signed(self._clock()),
                 allowed=self._settings.webhook_allow_networks,
                 clock=self._clock,
                 in_flight=self._options.in_flight,
@@ -185,7 +172,7 @@ class Delivery:
         if not claimed:
             return
         endpoints, bodies = attempted(self._connection, lambda: self._read(claimed))
-        secrets = {endpoint.id: self._secrets(endpoint) for endpoint in endpoints.values()}
+        secrets = {endpoint.id: secrets_of(endpoint, self._key) for endpoint in endpoints.values()}
         posts.put(
             Parcel(
                 each,
@@ -265,29 +252,6 @@ class Delivery:
         self.report.retried += end.state == "pending"
         self.report.errored += end.state == "errored"
 
-    def _post(self, parcel: Parcel) -> Post | Answer:
-        """The request, signed at this moment."""
-        at = self._clock()
-        if parcel.body is None:
-            return Answer(Code.EVENT_GONE, at, 0, detail="the event was deleted before anything was sent of it")
-        if not parcel.secrets:
-            said = "its secret was sealed with another FLATEARTH_SECRET_KEY: rotate it"
-            return Answer(Code.NO_SECRET, at, 0, detail=said)
-        sign = signer(parcel.endpoint.signature, parcel.secrets)
-        headers = {"Content-Type": CONTENT_TYPES[parcel.endpoint.format]}
-        headers |= sign.headers(message_id(parcel.delivery.id), at, parcel.body)
-        return Post(parcel.endpoint.url, headers, parcel.body)
-
-    def _secrets(self, endpoint: Endpoint) -> tuple[str, ...]:
-        """The current one first; the one before is left out when it cannot be read. None when the current cannot."""
-        readable = []
-        for sealed in (endpoint.sealed_secret, endpoint.previous_sealed_secret):
-            try:
-                readable += [] if sealed is None else [unseal(self._key, sealed, f"webhook {endpoint.id}")]
-            except Unreadable:
-                return tuple(readable)
-        return tuple(readable)
-
     def _composed(self, event: Event, format_: str) -> bytes:
         try:
             return body(event, format_, self._settings.public_url)
@@ -297,8 +261,3 @@ class Delivery:
     def _clock(self) -> datetime:
         """The database's time, read once and counted on."""
         return self._began_at + timedelta(seconds=time.monotonic())
-
-
-def message_id(delivery_id: int) -> str:
-    """What stays the same over all attempts, so that a receiver knows what it has seen."""
-    return f"msg_{delivery_id}"
