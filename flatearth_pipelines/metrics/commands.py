@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from flatearth_pipelines import database
-from flatearth_pipelines.errors import FlatEarthError
+from flatearth_pipelines.errors import FlatEarthError, WrongUsage
 from flatearth_pipelines.message import one_line
 from flatearth_pipelines.metrics.exposition import families
 from flatearth_pipelines.metrics.storage import Seen, read
@@ -35,7 +35,7 @@ def metrics(*, port: int, once: bool) -> None:
         try:
             server, thread = start_http_server(port, _ADDRESS, registry)
         except OSError as error:
-            raise click.ClickException(f"{_ADDRESS}:{port} cannot be had: {error.strerror}") from None
+            raise WrongUsage(f"Port {port} is not free ({error.strerror}): choose another with --port") from None
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background processes ignore it
         click.echo(f"Metrics are at http://{_ADDRESS}:{port}/metrics - Ctrl-C stops it.")
         try:

@@ -101,9 +101,9 @@ def test_a_port_that_is_taken_is_said_in_one_line(main: Flatearth) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main("metrics", "--port", port) == (
-            1,
+            2,
             "",
-            f"Error: 127.0.0.1:{port} cannot be had: Address already in use\n",
+            f"Error: Port {port} is not free (Address already in use): choose another with --port\n",
         )
 
 
